@@ -1,0 +1,43 @@
+# make              nr, tokenizer, and the generated corpus in data/toy; then ./nr
+# make test         the tests: in double against central differences, in float against dev/reference.safetensors
+# make bench        how fast this machine multiplies and trains
+# make clean        removes what was built; data and results stay
+#
+# CC=clang chooses a compiler, OPENMP=no builds for one thread, ARCH= for any machine of this kind (ARCH=-march=x86-64-v3 ...).
+
+CC = cc
+ARCH = -march=native
+CFLAGS = -O3 -std=c11 -Wall -Wextra
+# One rounding for x * y + z where the processor can, and no errno from sqrt: what lets loops be vectorised.
+MATH = -ffp-contract=fast -fno-math-errno
+# OpenMP if the compiler has it.
+OPENMP = $(shell echo 'int main(void) { return 0; }' > .omp.c; $(CC) -fopenmp .omp.c -o .omp 2>/dev/null && echo yes || echo no; rm -f .omp.c .omp)
+OPENMP_yes = -fopenmp
+OPENMP_no = -Wno-unknown-pragmas
+FLAGS = $(CFLAGS) $(ARCH) $(MATH) $(OPENMP_$(OPENMP))
+
+all: nr tokenizer data/toy/vocab.json
+
+nr: nr.c tokenizer.c
+	$(CC) $(FLAGS) -o $@ nr.c -lm
+
+tokenizer: tokenizer.c
+	$(CC) $(CFLAGS) $(ARCH) -o $@ tokenizer.c
+
+data/toy/vocab.json: prepare_data.sh tokenizer
+	./prepare_data.sh toy
+
+test_nr_double: test_nr.c nr.c tokenizer.c
+	$(CC) $(FLAGS) -DREAL=double -o $@ test_nr.c -lm
+
+test_nr_float: test_nr.c nr.c tokenizer.c
+	$(CC) $(FLAGS) -o $@ test_nr.c -lm
+
+test: nr tokenizer test_nr_double test_nr_float
+	./test_nr_double
+	./test_nr_float
+
+clean:
+	rm -f nr tokenizer test_nr_double test_nr_float
+
+.PHONY: all test clean

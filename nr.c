@@ -1,0 +1,2359 @@
+/*
+nr: teach a GPT a new language without forgetting the old one.
+
+The method of "Neutral Residues: Revisiting Adapters for Model Extension" (Signe Talla, Grave, Jegou, ICML 2025) in one
+file of C: the model, the method and its rivals, training, evaluation, sampling. `make && ./nr` shows it at work.
+
+The backbone is a pretrained GPT-2 and stays frozen. In every transformer block one small gated block is added beside the
+feed-forward network (FFN). With u = LayerNorm2(x), the vector of C channels that the FFN reads, and * the elementwise
+product:
+
+    adapter   A(u) = Wo (SiLU(Wg u) * (Wi u))      Wi, Wg: C -> H    Wo: H -> C    no biases
+    gate      g(u) = ReLU(w . u + b)               one number a token and layer
+    residue   r(u) = g(u) A(u)
+    block     x <- x + FFN(u) + r(u)
+
+    local     l_local = 1/(L N_old) sum over layers l and old-domain tokens t of |r_l(u_t)|_1 / C
+    training  l = l_LM + alpha l_local             l_LM: mean cross-entropy over all tokens
+
+l_local asks the residues to be neutral: to vanish on text of the old domain, so that there the network computes what the
+backbone computed. It sees old-domain tokens only; a fraction p of the training sequences is of the old domain. The ReLU
+lets a gate be exactly zero. At the start Wo = 0, so that the extended model is the backbone, bit for bit; Wi and Wg are
+drawn with variance 1/(C L); w = 0 and b = 1 open every gate: while Wo is 0 only Wo receives a gradient, and a gate that
+is closed on every token never would.
+
+Rivals, on the same data: finetune (train all weights), lora (W + A B beside every linear layer, A B of low rank), adapter
+(A(u) alone: no gate, no penalty). Ours, not the paper's: rows of the token embedding that the backbone never trained,
+because its text lacked the token, are trained with any extension (--new-rows 1).
+
+Conventions. A token is a row: activations are (rows, channels), a linear layer is x W + b with W (in, out), as in Hugging
+Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make B*T rows. C channels, NH heads, L layers, V tokens
+in the vocabulary. Each x_forward is followed by its x_backward; a gradient dx is that of the loss with respect to x;
+a backward is given NULL for a gradient that nobody needs. Backward passes write the gradients of weights (each weight is used once a step),
+and add to the gradient of the residual stream.
+*/
+#define _POSIX_C_SOURCE 200809L
+#include <inttypes.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <tgmath.h>
+#undef I  // complex.h's, which tgmath.h includes
+#include <time.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#define TOKENIZER_LIBRARY  // die, allocate, read_file, output_open, the JSON reader and the tokenizer
+#include "tokenizer.c"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Numbers. `real` is float; the gradient tests compile everything in double. `vec` is as many reals as one register holds.
+
+#ifndef REAL
+#define REAL float
+#endif
+typedef REAL real;
+
+// The multiply keeps MR rows by NR vectors of sums in registers; 2 more hold a row of B, 1 an element of A.
+#if defined(__AVX512F__)
+enum { VECTOR_BYTES = 64, MR = 12, NR = 2 };  // 24 sums in 32 registers
+#elif defined(__AVX__)
+enum { VECTOR_BYTES = 32, MR = 6, NR = 2 };   // 12 sums in 16 registers
+#elif defined(__aarch64__)
+enum { VECTOR_BYTES = 16, MR = 8, NR = 3 };   // 24 sums in 32 registers
+#else
+enum { VECTOR_BYTES = 16, MR = 6, NR = 2 };   // SSE2 and anything else: 12 sums in 16 registers
+#endif
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+enum { LANES = VECTOR_BYTES / sizeof(real) };
+
+static inline vec load(const real *x) { vec v; memcpy(&v, x, sizeof v); return v; }
+static inline void store(real *x, vec v) { memcpy(x, &v, sizeof v); }
+static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+// Seconds on a clock that never goes back.
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int max_threads(void)
+{
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+// e^x, in a form that compilers vectorise (libm's expf is a call for each value). In float: e^x = 2^n e^r with n the integer
+// nearest to x / ln 2; adding 1.5 * 2^23 rounds to it and leaves it in the low bits of the sum. On |r| <= ln 2 / 2 the Taylor
+// series is good to 1e-8 after its r^7. 2^n is applied in two halves, so that results beyond the range of float become
+// infinite or vanish gradually. NaN stays NaN: it fails both comparisons.
+static inline real exponential(real x)
+{
+    if (sizeof(real) == sizeof(double)) return (real)exp((double)x);
+    float y = (float)x;
+    y = y < -104 ? -104 : y;
+    y = y > 89 ? 89 : y;
+    union { float value; uint32_t bits; } round = {y * 1.44269504f + 12582912.0f}, low, high;
+    float n = round.value - 12582912.0f, r = y - n * 0.693145752f - n * 1.42860677e-6f;
+    float e = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r * (1 / 720.f + r * (1 / 5040.f)))))));
+    int32_t power = (int32_t)(round.bits - 0x4B400000u);
+    low.bits = (uint32_t)((power >> 1) + 127) << 23;
+    high.bits = (uint32_t)(power - (power >> 1) + 127) << 23;
+    return (real)(e * low.value * high.value);
+}
+
+static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
+
+// Sums keep one partial sum a lane, in an order that depends on the length only.
+static real dot(size_t n, const real *a, const real *b)
+{
+    vec lanes[2] = {{0}};
+    size_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        lanes[0] += load(a + i) * load(b + i);
+        lanes[1] += load(a + i + LANES) * load(b + i + LANES);
+    }
+    real sum = 0;
+    for (int l = 0; l < LANES; l++) sum += lanes[0][l] + lanes[1][l];
+    for (; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+static real total(size_t n, const real *a)
+{
+    vec lanes = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) lanes += load(a + i);
+    real sum = 0;
+    for (int l = 0; l < LANES; l++) sum += lanes[l];
+    for (; i < n; i++) sum += a[i];
+    return sum;
+}
+
+static real largest(size_t n, const real *a)
+{
+    real top[LANES], max = a[0];
+    for (int l = 0; l < LANES; l++) top[l] = a[0];
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) top[l] = a[i + (size_t)l] > top[l] ? a[i + (size_t)l] : top[l];
+    for (int l = 0; l < LANES; l++) max = top[l] > max ? top[l] : max;
+    for (; i < n; i++) max = a[i] > max ? a[i] : max;
+    return max;
+}
+
+// Random numbers: splitmix64, whose whole state is one counter. Streams of different purpose start from different seeds.
+typedef struct { uint64_t state; } Random;
+
+static Random random_stream(uint64_t seed, uint64_t purpose) { return (Random){(seed * 64 + purpose) * 0xD1342543DE82EF95u}; }
+
+static uint64_t random_bits(Random *r)
+{
+    uint64_t z = r->state += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+static double random_uniform(Random *r) { return (double)(random_bits(r) >> 11) * 0x1p-53; }  // [0, 1)
+
+// Normal with mean 0 and variance 1 (Box-Muller).
+static double random_normal(Random *r)
+{
+    double radius = sqrt(-2 * log(1 - random_uniform(r)));
+    return radius * cos(6.283185307179586 * random_uniform(r));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Matrix multiply: nearly all of the time goes here. One routine for every layout, because a Matrix has a step for rows and
+// one for columns, and a transpose only swaps them.
+//
+// Each element of C needs K multiplies but the processor can load far fewer numbers than it can multiply, so every number
+// loaded must be used many times:
+//   registers  a tile of C, MR rows by NR vectors, stays in registers while k runs: each step loads MR numbers of A and NR
+//              vectors of B for MR * NR vector multiply-adds.
+//   L1, L2     those loads must be consecutive to be fast, so A and B are packed: A in panels of MR rows, B in panels of
+//              NR vectors, k by k. A panel of B (KC x NR vectors) stays in the first cache while the MC rows of a block
+//              of A, in the second, pass over it.
+//   threads    share the packed B and divide the rows of C. Each element is summed in the same order whoever computes it:
+//              the same bits for any number of threads.
+
+enum { KC = 384, MC = 144, NC = 1536, PANEL = NR * LANES };  // MC is a multiple of every MR, NC of every PANEL
+
+typedef struct { const real *at; size_t row, col; } Matrix;  // element (i, j) is at[i * row + j * col]
+
+static Matrix plain(const real *x, size_t width) { return (Matrix){x, width, 1}; }       // rows of `width` numbers
+static Matrix transposed(const real *x, size_t width) { return (Matrix){x, 1, width}; }
+
+static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
+
+// `size` reals of scratch memory, aligned, kept from call to call; each thread has its own in every slot.
+static real *scratch(int slot, size_t size)
+{
+    static _Thread_local struct { real *at; size_t size; } slots[3];
+    if (slots[slot].size < size) {
+        free(slots[slot].at);
+        slots[slot].at = aligned_alloc(64, round_up(size * sizeof(real), 64));
+        if (!slots[slot].at) die("out of memory: %zu bytes of scratch", size * sizeof(real));
+        slots[slot].size = size;
+    }
+    return slots[slot].at;
+}
+
+// Copies `count` (<= size) rows or columns of x, whose neighbours are `across` apart and whose elements k are `along` apart, as
+// size-wide groups, k by k; the missing ones become 0.
+static void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across, size_t along)
+{
+    if (count < size) memset(out, 0, K * size * sizeof(real));
+    if (across == 1) {
+        if (count == size)
+            for (size_t k = 0; k < K; k++) memcpy(out + k * size, x + k * along, size * sizeof(real));
+        else
+            for (size_t k = 0; k < K; k++) memcpy(out + k * size, x + k * along, count * sizeof(real));
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        for (size_t k = 0; k < K; k++) out[k * size + i] = x[i * across + k * along];
+}
+
+// tile (MR, PANEL) = packed panel of A times packed panel of B. The compiler unrolls i and j and keeps `sum` in registers.
+static void multiply_panels(real *tile, size_t K, const real *a, const real *b)
+{
+    vec sum[MR][NR] = {{{0}}};
+    for (size_t k = 0; k < K; k++, a += MR, b += PANEL)
+        for (int i = 0; i < MR; i++)
+            for (int j = 0; j < NR; j++) sum[i][j] += a[i] * load(b + j * LANES);
+    memcpy(tile, sum, sizeof sum);
+}
+
+// c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the limit, and packing would
+// read each twice. Columns are divided among the threads.
+static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias, const real *add)
+{
+    const size_t chunk = b.col == 1 ? round_up((N + (size_t)max_threads() - 1) / (size_t)max_threads(), 64) : 64;
+    #pragma omp parallel for if (N * K > 1 << 14)
+    for (size_t j0 = 0; j0 < N; j0 += chunk) {
+        const size_t j1 = least(j0 + chunk, N);
+        for (size_t j = j0; j < j1; j++) c[j] = (add ? add[j] : 0) + (bias ? bias[j] : 0);
+        if (b.col == 1)
+            for (size_t k = 0; k < K; k++) {
+                const real x = a.at[k * a.col], *w = b.at + k * b.row;
+                for (size_t j = j0; j < j1; j++) c[j] += x * w[j];
+            }
+        else if (b.row == 1 && a.col == 1)
+            for (size_t j = j0; j < j1; j++) c[j] += dot(K, a.at, b.at + j * b.col);
+        else
+            for (size_t j = j0; j < j1; j++)
+                for (size_t k = 0; k < K; k++) c[j] += a.at[k * a.col] * b.at[k * b.row + j * b.col];
+    }
+}
+
+// c (M, N; rows c_row apart) = a (M, K) b (K, N) + add (as c; may be c itself) + bias (N). add and bias may be NULL.
+static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b, const real *bias, const real *add)
+{
+    if (M == 1) { multiply_row(c, N, K, a, b, bias, add); return; }
+    real *packed_b = scratch(0, KC * round_up(least(N, NC), PANEL));
+    #pragma omp parallel if (M * N * K > 1 << 18)
+    {
+        size_t block = MC;
+#ifdef _OPENMP
+        const size_t team = (size_t)omp_get_num_threads();
+        block = least(MC, round_up((M + team - 1) / team, MR));
+#endif
+        real *packed_a = scratch(1, MC * KC), tile[MR * PANEL] __attribute__((aligned(64)));
+        for (size_t j0 = 0; j0 < N; j0 += NC)
+            for (size_t k0 = 0; k0 < K; k0 += KC) {
+                const size_t cols = least(NC, N - j0), depth = least(KC, K - k0);
+                #pragma omp for
+                for (size_t j = 0; j < cols; j += PANEL)
+                    pack(packed_b + j * depth, PANEL, least(PANEL, cols - j), depth,
+                         b.at + k0 * b.row + (j0 + j) * b.col, b.col, b.row);
+                #pragma omp for
+                for (size_t i0 = 0; i0 < M; i0 += block) {
+                    const size_t rows = least(block, M - i0);
+                    for (size_t i = 0; i < rows; i += MR)
+                        pack(packed_a + i * depth, MR, least(MR, rows - i), depth,
+                             a.at + (i0 + i) * a.row + k0 * a.col, a.row, a.col);
+                    for (size_t j = 0; j < cols; j += PANEL)
+                        for (size_t i = 0; i < rows; i += MR) {
+                            multiply_panels(tile, depth, packed_a + i * depth, packed_b + j * depth);
+                            const size_t height = least(MR, rows - i), width = least(PANEL, cols - j);
+                            for (size_t y = 0; y < height; y++) {
+                                const size_t at = (i0 + i + y) * c_row + j0 + j;
+                                const real *from = k0 ? c + at : add ? add + at : NULL, *shift = k0 || !bias ? NULL : bias + j0 + j;
+                                for (size_t x = 0; x < width; x++)
+                                    c[at + x] = tile[y * PANEL + x] + (from ? from[x] : 0) + (shift ? shift[x] : 0);
+                            }
+                        }
+                }
+            }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The layers. n is the number of rows (tokens). Rows, columns or heads are divided among the threads, and sums over rows run in
+// order within a column: the same bits for any number of threads.
+
+enum { STRIP = 64 };  // columns that one thread sums over all rows at a time
+
+// out (n, O) = x (n, I) w (I, O) + bias (O) + add (n, O). bias and add may be NULL; add may be out.
+static void linear_forward(real *out, const real *x, const real *w, const real *bias, const real *add, size_t n, size_t I, size_t O)
+{
+    matmul(out, O, n, O, I, plain(x, I), plain(w, O), bias, add);
+}
+
+// out = x w + bias, so dx = dout w^T (+ add), dw = x^T dout, dbias = the sum of dout's rows.
+static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, const real *x, const real *w, const real *add,
+                            size_t n, size_t I, size_t O)
+{
+    if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add);
+    if (dw) matmul(dw, O, I, O, n, transposed(x, I), plain(dout, O), NULL, NULL);
+    if (!dbias) return;
+    #pragma omp parallel for
+    for (size_t j0 = 0; j0 < O; j0 += STRIP) {
+        const size_t j1 = least(j0 + STRIP, O);
+        memset(dbias + j0, 0, (j1 - j0) * sizeof(real));
+        for (size_t t = 0; t < n; t++)
+            for (size_t j = j0; j < j1; j++) dbias[j] += dout[t * O + j];
+    }
+}
+
+// out (n, C) = z * w + b with z = (x - mean) rstd: each row of x to mean 0 and variance 1. Keeps mean and rstd (n) for backward.
+static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b, size_t n, size_t C)
+{
+    #pragma omp parallel for
+    for (size_t t = 0; t < n; t++) {
+        const real *xt = x + t * C;
+        real *o = out + t * C, m = total(C, xt) / (real)C;
+        for (size_t i = 0; i < C; i++) o[i] = xt[i] - m;
+        const real r = 1 / sqrt(dot(C, o, o) / (real)C + (real)1e-5);
+        for (size_t i = 0; i < C; i++) o[i] = o[i] * r * w[i] + b[i];
+        mean[t] = m;
+        rstd[t] = r;
+    }
+}
+
+// With g = dout * w, dz = g, and z has mean 0 and variance 1 whatever x is: dx += rstd (g - mean(g) - z mean(g * z)).
+// dw = sum over rows of dout * z, db = sum over rows of dout. dx, or dw and db, may be NULL.
+static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *mean, const real *rstd,
+                               const real *w, size_t n, size_t C)
+{
+    if (dx) {
+        #pragma omp parallel for
+        for (size_t t = 0; t < n; t++) {
+            const real *d = dout + t * C, *xt = x + t * C, m = mean[t], r = rstd[t];
+            const real sum_g = dot(C, d, w);
+            real *z = scratch(2, 2 * C), *g = z + C;
+            for (size_t i = 0; i < C; i++) z[i] = (xt[i] - m) * r, g[i] = d[i] * w[i];
+            const real mean_g = sum_g / (real)C, mean_gz = dot(C, g, z) / (real)C;
+            for (size_t i = 0; i < C; i++) dx[t * C + i] += r * (g[i] - mean_g - z[i] * mean_gz);
+        }
+    }
+    if (dw) {
+        #pragma omp parallel for
+        for (size_t j0 = 0; j0 < C; j0 += STRIP) {
+            const size_t j1 = least(j0 + STRIP, C);
+            for (size_t j = j0; j < j1; j++) dw[j] = db[j] = 0;
+            for (size_t t = 0; t < n; t++)
+                for (size_t j = j0; j < j1; j++) {
+                    dw[j] += dout[t * C + j] * (x[t * C + j] - mean[t]) * rstd[t];
+                    db[j] += dout[t * C + j];
+                }
+        }
+    }
+}
+
+// GELU in GPT-2's tanh form: x (1 + tanh(k (x + a x^3))) / 2. Because (1 + tanh y) / 2 = sigmoid(2 y), it is x s with
+// s = sigmoid(2 k (x + a x^3)), k = sqrt(2 / pi), a = 0.044715: a sibling of SiLU.
+#define GELU_2K ((real)1.5957691216057308)
+#define GELU_A ((real)0.044715)
+
+static void gelu_forward(real *out, const real *x, size_t size)
+{
+    #pragma omp parallel for simd
+    for (size_t i = 0; i < size; i++) out[i] = x[i] * sigmoid(GELU_2K * (x[i] + GELU_A * x[i] * x[i] * x[i]));
+}
+
+// d(x s)/dx = s + x s (1 - s) 2 k (1 + 3 a x^2). dx may be dout.
+static void gelu_backward(real *dx, const real *dout, const real *x, size_t size)
+{
+    #pragma omp parallel for simd
+    for (size_t i = 0; i < size; i++) {
+        const real square = x[i] * x[i], s = sigmoid(GELU_2K * x[i] * (1 + GELU_A * square));
+        dx[i] = dout[i] * (s + x[i] * s * (1 - s) * GELU_2K * (1 + 3 * GELU_A * square));
+    }
+}
+
+enum { QUERIES = 64 };  // attention handles so many positions at once, and no keys beyond the last of them
+
+// Causal multi-head attention over qkv (B, T, 3C), each head with C/NH channels: y (B, T, C) = softmax(q k^T / sqrt(C/NH)) v,
+// for positions start..T-1; those before are there as keys and values. Keeps the weights att (B, NH, T, T).
+static void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, size_t start, size_t NH, size_t C)
+{
+    const size_t hs = C / NH;
+    const real scale = 1 / (real)sqrt((double)hs);
+    #pragma omp parallel for
+    for (size_t head = 0; head < B * NH; head++) {
+        const size_t b = head / NH, h = head % NH;
+        const real *q = qkv + b * T * 3 * C + h * hs, *k = q + C, *v = k + C;
+        for (size_t t0 = start; t0 < T; t0 += QUERIES) {
+            const size_t t1 = least(t0 + QUERIES, T);
+            real *a = att + (head * T + t0) * T;  // (t1 - t0, t1), rows T apart
+            matmul(a, T, t1 - t0, t1, hs, plain(q + t0 * 3 * C, 3 * C), transposed(k, 3 * C), NULL, NULL);
+            for (size_t t = t0; t < t1; t++) {
+                real *row = a + (t - t0) * T;
+                const real max = largest(t + 1, row);
+                for (size_t i = 0; i <= t; i++) row[i] = exponential((row[i] - max) * scale);
+                const real norm = 1 / total(t + 1, row);
+                for (size_t i = 0; i <= t; i++) row[i] *= norm;
+                memset(row + t + 1, 0, (t1 - t - 1) * sizeof(real));
+            }
+            matmul(y + (b * T + t0) * C + h * hs, C, t1 - t0, hs, t1, plain(a, T), plain(v, 3 * C), NULL, NULL);
+        }
+    }
+}
+
+// y = a v: da = dy v^T, dv = a^T dy. Softmax: ds = a * (da - sum(a * da)). s = scale q k^T: dq = scale ds k, dk = scale ds^T q.
+// The last block of queries sees all keys: it goes first, writes all of dk and dv, and the others add.
+static void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv, size_t B, size_t T, size_t NH, size_t C)
+{
+    const size_t hs = C / NH;
+    const real scale = 1 / (real)sqrt((double)hs);
+    #pragma omp parallel for
+    for (size_t head = 0; head < B * NH; head++) {
+        const size_t b = head / NH, h = head % NH, first = b * T * 3 * C + h * hs;
+        const real *q = qkv + first, *k = q + C, *v = k + C;
+        real *dq = dqkv + first, *dk = dq + C, *dv = dk + C, *ds = scratch(2, QUERIES * T);
+        for (size_t t1 = T, t0; t1 > 0; t1 = t0) {
+            t0 = (t1 - 1) / QUERIES * QUERIES;
+            const size_t rows = t1 - t0;
+            const real *a = att + (head * T + t0) * T, *d = dy + (b * T + t0) * C + h * hs;
+            matmul(ds, t1, rows, t1, hs, plain(d, C), transposed(v, 3 * C), NULL, NULL);
+            matmul(dv, 3 * C, t1, hs, rows, transposed(a, T), plain(d, C), NULL, t1 < T ? dv : NULL);
+            for (size_t t = 0; t < rows; t++) {
+                const real *at = a + t * T, sum = dot(t1, at, ds + t * t1);
+                for (size_t i = 0; i < t1; i++) ds[t * t1 + i] = at[i] * (ds[t * t1 + i] - sum) * scale;
+            }
+            matmul(dq + t0 * 3 * C, 3 * C, rows, hs, t1, plain(ds, t1), plain(k, 3 * C), NULL, NULL);
+            matmul(dk, 3 * C, t1, hs, rows, transposed(ds, t1), plain(q + t0 * 3 * C, 3 * C), NULL, t1 < T ? dk : NULL);
+        }
+    }
+}
+
+// x (B, T - start, C) = wte[token] + wpe[position], for positions start..T-1; tokens (B, T - start).
+static void embedding_forward(real *x, const int *tokens, const real *wte, const real *wpe, size_t B, size_t T, size_t start, size_t C)
+{
+    #pragma omp parallel for
+    for (size_t t = 0; t < B * (T - start); t++) {
+        const real *token = wte + (size_t)tokens[t] * C, *position = wpe + (start + t % (T - start)) * C;
+        for (size_t i = 0; i < C; i++) x[t * C + i] = token[i] + position[i];
+    }
+}
+
+// Every row of dx goes to its token's row of dwte (added: the head wrote there first) and to its position's of dwpe (P, C).
+// row_of (V) maps a token to its row in dwte, -1: has none; NULL: every token has its own. dwte and dwpe may be NULL.
+static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens, const int *row_of, size_t B, size_t T, size_t P, size_t C)
+{
+    #pragma omp parallel for
+    for (size_t i0 = 0; i0 < C; i0 += STRIP) {
+        const size_t i1 = least(i0 + STRIP, C);
+        for (size_t t = 0; t < P && dwpe; t++) memset(dwpe + t * C + i0, 0, (i1 - i0) * sizeof(real));
+        for (size_t t = 0; t < B * T; t++) {
+            const int row = row_of ? row_of[tokens[t]] : tokens[t];
+            for (size_t i = i0; i < i1 && dwte && row >= 0; i++) dwte[(size_t)row * C + i] += dx[t * C + i];
+            for (size_t i = i0; i < i1 && dwpe; i++) dwpe[t % T * C + i] += dx[t * C + i];
+        }
+    }
+}
+
+// losses (n) = -log softmax(logits)[target], 0 where the target is -1; logits (n, V) become probabilities.
+static void crossentropy_forward(real *losses, real *logits, const int *targets, size_t n, size_t V)
+{
+    #pragma omp parallel for
+    for (size_t t = 0; t < n; t++) {
+        real *p = logits + t * V;
+        const real max = largest(V, p), target = targets[t] < 0 ? 0 : p[targets[t]] - max;
+        for (size_t i = 0; i < V; i++) p[i] = exponential(p[i] - max);
+        const real sum = total(V, p), norm = 1 / sum;
+        for (size_t i = 0; i < V; i++) p[i] *= norm;
+        losses[t] = targets[t] < 0 ? 0 : (real)log((double)sum) - target;
+    }
+}
+
+// Of the mean over `count` targets: dlogits = (probabilities - 1 at the target) / count, in place.
+static void crossentropy_backward(real *probabilities, const int *targets, size_t count, size_t n, size_t V)
+{
+    const real scale = 1 / (real)count;
+    #pragma omp parallel for
+    for (size_t t = 0; t < n; t++) {
+        real *p = probabilities + t * V;
+        const real keep = targets[t] < 0 ? 0 : scale;
+        for (size_t i = 0; i < V; i++) p[i] *= keep;
+        if (targets[t] >= 0) p[targets[t]] -= scale;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The heart: the gated neutral adapter, and LoRA beside it.
+
+typedef enum { GATE_RELU, GATE_SIGMOID, GATE_NONE } Gate;
+typedef enum { LOCAL_L1, LOCAL_CE, LOCAL_NONE } Local;
+
+// What one layer's adapter computes for n tokens, kept for backward.
+typedef struct {
+    real *wi_u, *wg_u, *hidden;  // (n, H): Wi u, Wg u, and SiLU(Wg u) * (Wi u)
+    real *adapter;               // (n, C): A(u)
+    real *score, *gate;          // (n):    w . u + b, and g(u): 1 without a gate
+    real *local;                 // (n):    the token's share of l_local before division: |r|_1 / C, or its cross-entropy
+} Residue;
+
+typedef struct { const real *wi, *wg, *wo, *gate_w, *gate_b; } ResidueWeights;
+typedef struct { real *wi, *wg, *wo, *gate_w, *gate_b; } ResidueGradients;
+
+// hidden (size) = SiLU(wg_u) * wi_u, with SiLU(x) = x sigmoid(x).
+static void swiglu_forward(real *hidden, const real *wi_u, const real *wg_u, size_t size)
+{
+    #pragma omp parallel for simd
+    for (size_t i = 0; i < size; i++) hidden[i] = wg_u[i] * sigmoid(wg_u[i]) * wi_u[i];
+}
+
+// dwi = dhidden SiLU(wg_u); dwg = dhidden wi_u SiLU'(wg_u), with SiLU'(x) = s + x s (1 - s). dwi may be dhidden.
+static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u, const real *wg_u, size_t size)
+{
+    #pragma omp parallel for simd
+    for (size_t i = 0; i < size; i++) {
+        const real x = wg_u[i], s = sigmoid(x), d = dhidden[i];
+        dwg[i] = d * wi_u[i] * (s + x * s * (1 - s));
+        dwi[i] = d * x * s;
+    }
+}
+
+// x (n, C) += r(u) with u (n, C) = LayerNorm2(x); fills `r` (paper, section 3). old (n): 1 where the token is of the old domain.
+// For the sigmoid gate's cross-entropy the target is 1 on new-domain tokens: -log g there, -log(1 - g) on old ones.
+static void residue_forward(real *x, Residue r, const real *u, ResidueWeights w, Gate gate, Local local, const int *old,
+                            size_t n, size_t C, size_t H)
+{
+    linear_forward(r.wi_u, u, w.wi, NULL, NULL, n, C, H);
+    linear_forward(r.wg_u, u, w.wg, NULL, NULL, n, C, H);
+    swiglu_forward(r.hidden, r.wi_u, r.wg_u, n * H);
+    linear_forward(r.adapter, r.hidden, w.wo, NULL, NULL, n, H, C);
+    #pragma omp parallel for
+    for (size_t t = 0; t < n; t++) {
+        const real *a = r.adapter + t * C;
+        const real z = gate == GATE_NONE ? 0 : dot(C, w.gate_w, u + t * C) + w.gate_b[0];
+        const real g = gate == GATE_NONE ? 1 : gate == GATE_SIGMOID ? sigmoid(z) : z > 0 || z != z ? z : 0;
+        real size = 0;
+        for (size_t i = 0; i < C; i++) x[t * C + i] += g * a[i];
+        if (local == LOCAL_L1)
+            for (size_t i = 0; i < C; i++) size += fabs(a[i]);
+        r.score[t] = z;
+        r.gate[t] = g;
+        r.local[t] = local == LOCAL_L1 ? g * size / (real)C
+                   : local == LOCAL_CE ? (real)(log1p(exp(-fabs((double)z))) + (z > 0) * (double)z) - (old[t] ? 0 : z) : 0;
+    }
+}
+
+// dout (n, C): gradient at the block's output, hence at r = g A before the penalty adds its own, weight * sign(r) on old-domain
+// tokens (weight = alpha / (L N_old C)). With dr the sum of both: dg = dr . A, dA = g dr, dz = dg g'(z), dw = sum of dz u,
+// db = sum of dz, du = dz w + the adapter's. Where ReLU has closed the gate, all of these are 0: an old-domain token whose gate
+// is shut is left alone. The cross-entropy adds weight * (g - target) to dz of every token (weight = alpha / (L N)).
+// Adds to du. da (n, C) and dhidden, dwg_u (n, H) and dscore (n) are room to work in.
+static void residue_backward(real *du, ResidueGradients d, const real *dout, Residue r, const real *u, ResidueWeights w, Gate gate,
+                             Local local, real weight, const int *old, real *da, real *dhidden, real *dwg_u, real *dscore,
+                             size_t n, size_t C, size_t H)
+{
+    #pragma omp parallel for
+    for (size_t t = 0; t < n; t++) {
+        const real *a = r.adapter + t * C, *dx = dout + t * C, g = r.gate[t];
+        const real penalty = local == LOCAL_L1 && old[t] && g > 0 ? weight : 0;
+        real *dr = da + t * C;
+        for (size_t i = 0; i < C; i++) dr[i] = dx[i] + penalty * (real)((a[i] > 0) - (a[i] < 0));
+        const real dg = dot(C, dr, a);
+        for (size_t i = 0; i < C; i++) dr[i] *= g;
+        dscore[t] = gate == GATE_RELU ? (g > 0 ? dg : 0) : gate == GATE_SIGMOID ? dg * g * (1 - g) : 0;
+        if (local == LOCAL_CE) dscore[t] += weight * (g - (old[t] ? 0 : 1));
+    }
+    linear_backward(dhidden, d.wo, NULL, da, r.hidden, w.wo, NULL, n, H, C);
+    swiglu_backward(dhidden, dwg_u, dhidden, r.wi_u, r.wg_u, n * H);
+    linear_backward(du, d.wi, NULL, dhidden, u, w.wi, du, n, C, H);
+    linear_backward(du, d.wg, NULL, dwg_u, u, w.wg, du, n, C, H);
+    if (gate == GATE_NONE) return;
+    if (d.gate_b) d.gate_b[0] = total(n, dscore);
+    #pragma omp parallel for
+    for (size_t i0 = 0; i0 < C; i0 += STRIP) {
+        const size_t i1 = least(i0 + STRIP, C);
+        if (d.gate_w) memset(d.gate_w + i0, 0, (i1 - i0) * sizeof(real));
+        for (size_t t = 0; t < n; t++) {
+            for (size_t i = i0; i < i1; i++) du[t * C + i] += dscore[t] * w.gate_w[i];
+            for (size_t i = i0; i < i1 && d.gate_w; i++) d.gate_w[i] += dscore[t] * u[t * C + i];
+        }
+    }
+}
+
+// LoRA: out (n, O) += low b with low (n, R) = x (n, I) a; a: (I, R), b: (R, O) (Hu et al. 2021, without its scale).
+static void lora_forward(real *out, real *low, const real *x, const real *a, const real *b, size_t n, size_t I, size_t O, size_t R)
+{
+    linear_forward(low, x, a, NULL, NULL, n, I, R);
+    linear_forward(out, low, b, NULL, out, n, R, O);
+}
+
+// dlow = dout b^T, db = low^T dout, da = x^T dlow, dx += dlow a^T. dlow (n, R) is room to work in. dx, da, db may be NULL.
+static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *dout, const real *low, const real *x, const real *a,
+                          const real *b, size_t n, size_t I, size_t O, size_t R)
+{
+    linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O);
+    linear_backward(dx, da, NULL, dlow, x, a, dx, n, I, R);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Tensors. This table names each one once; memory, files, AdamW, error messages and tests all go by it.
+
+typedef struct { size_t layers, heads, channels, context, vocab, hidden, rank, rows; } Dims;
+
+enum {
+    WTE, WPE, LN1_W, LN1_B, QKV_W, QKV_BIAS, PROJ_W, PROJ_BIAS, LN2_W, LN2_B, FC_W, FC_BIAS, FCPROJ_W, FCPROJ_BIAS, LNF_W, LNF_B,
+    WI, WG, WO, GATE_W, GATE_B,
+    QKV_LORA_A, QKV_LORA_B, PROJ_LORA_A, PROJ_LORA_B, FC_LORA_A, FC_LORA_B, FCPROJ_LORA_A, FCPROJ_LORA_B,
+    ROWS, TENSORS
+};
+
+// Which tensors a model or an extension has is a sum of these sets.
+enum { SET_BACKBONE = 1, SET_ADAPTER = 2, SET_GATE = 4, SET_LORA = 8, SET_ROWS = 16 };
+
+// Initial values: normal with a variance, or constant. GPT-2 scales what writes into the residual stream by 1/sqrt(2 L).
+enum { INIT_ZERO, INIT_ONE, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN, INIT_GATE_B, INIT_ROWS };
+
+// A name with %d is one tensor a layer. rows and cols are letters: see size_of; rows '1': a vector. Names are Hugging Face's for GPT-2.
+static const struct { const char *name; char rows, cols; int set, init; } table[TENSORS] = {
+    [WTE]           = {"wte.weight",               'V', 'C', SET_BACKBONE, INIT_GPT2},
+    [WPE]           = {"wpe.weight",               'P', 'C', SET_BACKBONE, INIT_GPT2},
+    [LN1_W]         = {"h.%d.ln_1.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
+    [LN1_B]         = {"h.%d.ln_1.bias",           '1', 'C', SET_BACKBONE, INIT_ZERO},
+    [QKV_W]         = {"h.%d.attn.c_attn.weight",  'C', '3', SET_BACKBONE, INIT_GPT2},
+    [QKV_BIAS]      = {"h.%d.attn.c_attn.bias",    '1', '3', SET_BACKBONE, INIT_ZERO},
+    [PROJ_W]        = {"h.%d.attn.c_proj.weight",  'C', 'C', SET_BACKBONE, INIT_GPT2_PROJ},
+    [PROJ_BIAS]     = {"h.%d.attn.c_proj.bias",    '1', 'C', SET_BACKBONE, INIT_ZERO},
+    [LN2_W]         = {"h.%d.ln_2.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
+    [LN2_B]         = {"h.%d.ln_2.bias",           '1', 'C', SET_BACKBONE, INIT_ZERO},
+    [FC_W]          = {"h.%d.mlp.c_fc.weight",     'C', '4', SET_BACKBONE, INIT_GPT2},
+    [FC_BIAS]       = {"h.%d.mlp.c_fc.bias",       '1', '4', SET_BACKBONE, INIT_ZERO},
+    [FCPROJ_W]      = {"h.%d.mlp.c_proj.weight",   '4', 'C', SET_BACKBONE, INIT_GPT2_PROJ},
+    [FCPROJ_BIAS]   = {"h.%d.mlp.c_proj.bias",     '1', 'C', SET_BACKBONE, INIT_ZERO},
+    [LNF_W]         = {"ln_f.weight",              '1', 'C', SET_BACKBONE, INIT_ONE},
+    [LNF_B]         = {"ln_f.bias",                '1', 'C', SET_BACKBONE, INIT_ZERO},
+    [WI]            = {"h.%d.adapter.wi",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
+    [WG]            = {"h.%d.adapter.wg",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
+    [WO]            = {"h.%d.adapter.wo",          'H', 'C', SET_ADAPTER, INIT_ZERO},
+    [GATE_W]        = {"h.%d.gate.w",              '1', 'C', SET_GATE, INIT_ZERO},
+    [GATE_B]        = {"h.%d.gate.b",              '1', '1', SET_GATE, INIT_GATE_B},
+    [QKV_LORA_A]    = {"h.%d.attn.c_attn.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
+    [QKV_LORA_B]    = {"h.%d.attn.c_attn.lora_b",  'R', '3', SET_LORA, INIT_ZERO},
+    [PROJ_LORA_A]   = {"h.%d.attn.c_proj.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
+    [PROJ_LORA_B]   = {"h.%d.attn.c_proj.lora_b",  'R', 'C', SET_LORA, INIT_ZERO},
+    [FC_LORA_A]     = {"h.%d.mlp.c_fc.lora_a",     'C', 'R', SET_LORA, INIT_FAN_IN},
+    [FC_LORA_B]     = {"h.%d.mlp.c_fc.lora_b",     'R', '4', SET_LORA, INIT_ZERO},
+    [FCPROJ_LORA_A] = {"h.%d.mlp.c_proj.lora_a",   '4', 'R', SET_LORA, INIT_FAN_IN},
+    [FCPROJ_LORA_B] = {"h.%d.mlp.c_proj.lora_b",   'R', 'C', SET_LORA, INIT_ZERO},
+    [ROWS]          = {"wte.rows",                 'N', 'C', SET_ROWS, INIT_ROWS},
+};
+
+static size_t size_of(char letter, const Dims *d)
+{
+    switch (letter) {
+    case 'V': return d->vocab;
+    case 'P': return d->context;
+    case 'C': return d->channels;
+    case '3': return 3 * d->channels;  // queries, keys and values
+    case '4': return 4 * d->channels;  // GPT-2's FFN
+    case 'H': return d->hidden;
+    case 'R': return d->rank;
+    case 'N': return d->rows;
+    default: return 1;
+    }
+}
+
+static size_t tensor_rows(int id, const Dims *d) { return size_of(table[id].rows, d); }
+static size_t tensor_cols(int id, const Dims *d) { return size_of(table[id].cols, d); }
+static size_t tensor_size(int id, const Dims *d) { return tensor_rows(id, d) * tensor_cols(id, d); }
+static size_t tensor_layers(int id, const Dims *d) { return strchr(table[id].name, '%') ? d->layers : 1; }
+
+// Some of the table's tensors in one piece of memory, in table order, each with all its layers together. Parameters are held so,
+// their gradients and AdamW's moments too.
+typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;  // at: NULL if not in the set
+
+// How many values the tensors of `sets` have.
+static size_t tensors_size(int sets, const Dims *d)
+{
+    size_t size = 0;
+    for (int id = 0; id < TENSORS; id++)
+        if (table[id].set & sets) size += tensor_layers(id, d) * tensor_size(id, d);
+    return size;
+}
+
+static Tensors tensors_allocate(int sets, const Dims *d)
+{
+    Tensors t = {.size = tensors_size(sets, d)};
+    real *next = t.memory = allocate(t.size, sizeof(real));
+    for (int id = 0; id < TENSORS; id++) {
+        if (!(table[id].set & sets)) continue;
+        t.at[id] = next;
+        t.layer_size[id] = tensor_size(id, d);
+        next += tensor_layers(id, d) * t.layer_size[id];
+    }
+    return t;
+}
+
+// Layer l of a tensor, or NULL if it is not in the set: a gradient nobody asked for.
+static real *tensor(const Tensors *t, int id, size_t l) { return t->at[id] ? t->at[id] + l * t->layer_size[id] : NULL; }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The model: a backbone and the extensions plugged into it.
+
+typedef enum { INIT_LOW, INIT_HE } Init;
+enum { MAX_EXTENSIONS = 8 };
+
+// One extension: adapters or LoRA, perhaps with a gate, perhaps with rows of wte. What it needs to be trained again or named.
+typedef struct {
+    char method[16];
+    Gate gate;
+    Local local;
+    Init init;
+    double alpha, p, lr;
+    long steps;
+    uint64_t seed;
+    Dims dims;         // the backbone's, with hidden, rank and rows of its own
+    int sets, *ids;    // ids (rows): the tokens whose rows of wte are replaced
+    Tensors w;
+} Extension;
+
+typedef struct {
+    Dims dims;
+    Tensors w;
+    Tokenizer *tokenizer;
+    uint64_t fingerprint;          // of the backbone's weights
+    bool knows_unseen;             // whether the folder recorded which tokens pretraining never met
+    int *unseen; size_t n_unseen;
+    Extension *extension[MAX_EXTENSIONS];
+    size_t n_extensions;
+    real *wte;                     // (V, C): the embedding in use: the backbone's or, with rows replaced, a copy
+} Model;
+
+// Identifies a backbone: a polynomial over the bits of its values as float32, in table order, modulo 2^64.
+static uint64_t fingerprint(const Tensors *w)
+{
+    uint64_t hash = 0;
+    for (size_t i = 0; i < w->size; i++) {
+        union { float value; uint32_t bits; } as = {(float)w->memory[i]};
+        hash = hash * 0x9E3779B97F4A7C15u + as.bits + 1;
+    }
+    return hash;
+}
+
+// Puts every extension's rows into the embedding in use. Called when an extension is plugged in and after each step.
+static void embedding_refresh(Model *m)
+{
+    const size_t C = m->dims.channels;
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        const Extension *x = m->extension[e];
+        if (!x->w.at[ROWS]) continue;
+        if (m->wte == m->w.at[WTE]) {
+            m->wte = allocate(m->dims.vocab * C, sizeof(real));
+            memcpy(m->wte, m->w.at[WTE], m->dims.vocab * C * sizeof(real));
+        }
+        for (size_t i = 0; i < x->dims.rows; i++) memcpy(m->wte + (size_t)x->ids[i] * C, x->w.at[ROWS] + i * C, C * sizeof(real));
+    }
+}
+
+static void extension_attach(Model *m, Extension *x)
+{
+    if (m->n_extensions == MAX_EXTENSIONS) die("-x: at most %d extensions on one model", MAX_EXTENSIONS);
+    m->extension[m->n_extensions++] = x;
+    embedding_refresh(m);
+}
+
+static void extension_free(Extension *x)
+{
+    if (!x) return;
+    free(x->w.memory);
+    free(x->ids);
+    free(x);
+}
+
+static void model_free(Model *m)
+{
+    for (size_t e = 0; e < m->n_extensions; e++) extension_free(m->extension[e]);
+    if (m->wte != m->w.at[WTE]) free(m->wte);
+    free(m->w.memory);
+    free(m->unseen);
+    tokenizer_free(m->tokenizer);
+    free(m);
+}
+
+// Draws initial values for every tensor in t, in table order.
+static void tensors_init(Tensors *t, const Dims *d, Init init, Gate gate, Random *random)
+{
+    for (int id = 0; id < TENSORS; id++) {
+        double deviation = 0, constant = 0;
+        switch (table[id].init) {
+        case INIT_ONE: constant = 1; break;
+        case INIT_GPT2: deviation = 0.02; break;
+        case INIT_GPT2_PROJ: deviation = 0.02 / sqrt(2 * (double)d->layers); break;
+        case INIT_ADAPTER: deviation = sqrt((init == INIT_HE ? 2.0 : 1.0 / (double)d->layers) / (double)d->channels); break;
+        case INIT_FAN_IN: deviation = 1 / sqrt((double)tensor_rows(id, d)); break;
+        case INIT_GATE_B: constant = gate == GATE_RELU ? 1 : 0; break;
+        default: break;  // zero; rows are copied from the backbone
+        }
+        for (size_t i = 0; t->at[id] && i < tensor_layers(id, d) * t->layer_size[id]; i++)
+            t->at[id][i] = (real)(constant + (deviation > 0 ? deviation * random_normal(random) : 0));
+    }
+}
+
+// A fresh extension for m: the extended model computes what m computes. The caller has set method to hidden, rank and rows.
+static void extension_init(Extension *x, const Model *m)
+{
+    Random random = random_stream(x->seed, 2);
+    x->w = tensors_allocate(x->sets, &x->dims);
+    tensors_init(&x->w, &x->dims, x->init, x->gate, &random);
+    const size_t C = m->dims.channels;
+    for (size_t i = 0; i < x->dims.rows; i++) memcpy(x->w.at[ROWS] + i * C, m->wte + (size_t)x->ids[i] * C, C * sizeof(real));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Activations: what forward leaves for backward, and room to work in. A buffer that backward will not read, because what it
+// would be needed for is frozen, is shared by all layers: its stride is 0.
+
+typedef struct { real *at; size_t stride, width; } Buffer;  // layer l: (rows, width) at `at + l * stride`
+
+typedef struct { Buffer wi_u, wg_u, hidden, adapter, score, gate, local, low[4]; } ExtensionActivations;
+
+typedef struct {
+    size_t B, T, start, n;         // this pass: B sequences, positions start..T-1, n = B (T - start) rows
+    size_t n_logits;               // the last n_logits rows get logits
+    Buffer x, ln1, mean1, rstd1, qkv, att, y, mid, u, mean2, rstd2, fc, gelu, lnf, meanf, rstdf, logits, losses;
+    ExtensionActivations extension[MAX_EXTENSIONS];
+    Buffer dx, du, dqkv, dfc, dadapter, dhidden, dwg_u, dscore, dlow, picked;  // gradients, one layer at a time
+    real *memory;
+    size_t size;
+    int *old, *row_of;             // (n): 1 where a row is of the old domain; (V): a token's row in ROWS or -1
+} Activations;
+
+// A buffer at the end of the activations' memory or, while that is not there yet, its size.
+static Buffer buffer(Activations *a, size_t layers, size_t rows, size_t width, bool keep)
+{
+    const size_t size = round_up(rows * width, 16);
+    Buffer b = {a->memory ? a->memory + a->size : NULL, keep ? size : 0, width};
+    a->size += keep ? layers * size : size;
+    return b;
+}
+
+// Lays out the buffers for B sequences of T tokens. grad: the tensors to be trained, NULL for forward only; cache: keep keys and
+// values, so that forward can continue at a later start.
+static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T, size_t n_logits, const Tensors *grad, bool cache)
+{
+    const Dims *d = &m->dims;
+    const size_t L = d->layers, C = d->channels, n = B * T;
+    const bool train = grad != NULL;
+    #define TRAINED(id) (train && grad->at[id])
+    a->size = 0;
+    a->x = buffer(a, L + 1, n, C, train);
+    a->ln1 = buffer(a, L, n, C, TRAINED(QKV_W) || TRAINED(QKV_LORA_A));
+    a->mean1 = buffer(a, L, n, 1, train);
+    a->rstd1 = buffer(a, L, n, 1, train);
+    a->qkv = buffer(a, L, n, 3 * C, train || cache);
+    a->att = buffer(a, L, n * d->heads, T, train);
+    a->y = buffer(a, L, n, C, TRAINED(PROJ_W) || TRAINED(PROJ_LORA_A));
+    a->mid = buffer(a, L, n, C, train);
+    a->u = buffer(a, L, n, C, train);
+    a->mean2 = buffer(a, L, n, 1, train);
+    a->rstd2 = buffer(a, L, n, 1, train);
+    a->fc = buffer(a, L, n, 4 * C, train);
+    a->gelu = buffer(a, L, n, 4 * C, TRAINED(FCPROJ_W) || TRAINED(FCPROJ_LORA_A));
+    a->lnf = buffer(a, 1, n_logits, C, train);
+    a->meanf = buffer(a, 1, n_logits, 1, train);
+    a->rstdf = buffer(a, 1, n_logits, 1, train);
+    a->logits = buffer(a, 1, n_logits, d->vocab, train);
+    a->losses = buffer(a, 1, n_logits, 1, train);
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        const Extension *x = m->extension[e];
+        ExtensionActivations *s = &a->extension[e];
+        if (x->sets & SET_ADAPTER) {
+            s->wi_u = buffer(a, L, n, x->dims.hidden, train);
+            s->wg_u = buffer(a, L, n, x->dims.hidden, train);
+            s->hidden = buffer(a, L, n, x->dims.hidden, train);
+            s->adapter = buffer(a, L, n, C, train);
+            s->score = buffer(a, L, n, 1, true);
+            s->gate = buffer(a, L, n, 1, true);
+            s->local = buffer(a, L, n, 1, true);
+        }
+        for (int k = 0; k < 4 && x->sets & SET_LORA; k++) s->low[k] = buffer(a, L, n, x->dims.rank, train);
+    }
+    if (!train) return;
+    Dims most = *d;  // the widest extension
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        const Dims *own = &m->extension[e]->dims;
+        if (own->hidden > most.hidden) most.hidden = own->hidden;
+        if (own->rank > most.rank) most.rank = own->rank;
+        if (own->rows > most.rows) most.rows = own->rows;
+    }
+    a->dx = buffer(a, 1, n, C, true);
+    a->du = buffer(a, 1, n, C, true);
+    a->dqkv = buffer(a, 1, n, 3 * C, true);
+    a->dfc = buffer(a, 1, n, 4 * C, true);
+    a->dadapter = buffer(a, 1, n, most.hidden ? C : 0, true);
+    a->dhidden = buffer(a, 1, n, most.hidden, true);
+    a->dwg_u = buffer(a, 1, n, most.hidden, true);
+    a->dscore = buffer(a, 1, n, 1, true);
+    a->dlow = buffer(a, 1, n, most.rank, true);
+    a->picked = buffer(a, 1, n, most.rows, true);
+    #undef TRAINED
+}
+
+// See activations_lay_out. For several positions at once; forward sets a->start for later ones.
+static Activations activations_allocate(const Model *m, size_t B, size_t T, size_t n_logits, const Tensors *grad, bool cache)
+{
+    Activations a = {.n_logits = n_logits};
+    activations_lay_out(&a, m, B, T, n_logits, grad, cache);
+    a.memory = allocate(a.size, sizeof(real));
+    activations_lay_out(&a, m, B, T, n_logits, grad, cache);
+    a.old = allocate(B * T, sizeof *a.old);
+    a.row_of = allocate(m->dims.vocab, sizeof *a.row_of);
+    for (size_t v = 0; v < m->dims.vocab; v++) a.row_of[v] = -1;
+    const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
+    for (size_t i = 0; x && i < x->dims.rows; i++) a.row_of[x->ids[i]] = (int)i;
+    return a;
+}
+
+static void activations_free(Activations *a)
+{
+    free(a->memory);
+    free(a->old);
+    free(a->row_of);
+}
+
+// Layer l of a buffer, from the first row of this pass on.
+static real *rows_of(const Activations *a, Buffer b, size_t l) { return b.at ? b.at + l * b.stride + a->start * b.width : NULL; }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Forward and backward through the whole model.
+
+// The four linear layers of a block: where in the table they are, and which LoRA buffer goes with them.
+typedef struct { int w, bias, lora_a, lora_b, low; } Linear;
+static const Linear QKV = {QKV_W, QKV_BIAS, QKV_LORA_A, QKV_LORA_B, 0};
+static const Linear PROJ = {PROJ_W, PROJ_BIAS, PROJ_LORA_A, PROJ_LORA_B, 1};
+static const Linear FC = {FC_W, FC_BIAS, FC_LORA_A, FC_LORA_B, 2};
+static const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_LORA_A, FCPROJ_LORA_B, 3};
+
+// out = x W + bias (+ add), and every LoRA beside it.
+static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l, real *out, const real *x, const real *add)
+{
+    const size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
+    linear_forward(out, x, tensor(&m->w, k.w, l), tensor(&m->w, k.bias, l), add, a->n, I, O);
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        const Tensors *w = &m->extension[e]->w;
+        if (w->at[k.lora_a])
+            lora_forward(out, rows_of(a, a->extension[e].low[k.low], l), x, tensor(w, k.lora_a, l), tensor(w, k.lora_b, l),
+                         a->n, I, O, m->extension[e]->dims.rank);
+    }
+}
+
+// dx (+= if add, may be NULL) from dout, and the gradients of what of this layer is in grad.
+static void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad, Linear k, size_t l, real *dx, bool add,
+                                  const real *dout, const real *x)
+{
+    const size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
+    linear_backward(dx, tensor(grad, k.w, l), tensor(grad, k.bias, l), dout, x, tensor(&m->w, k.w, l), add ? dx : NULL, a->n, I, O);
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        const Tensors *w = &m->extension[e]->w;
+        if (w->at[k.lora_a])
+            lora_backward(dx, tensor(grad, k.lora_a, l), tensor(grad, k.lora_b, l), a->dlow.at, dout,
+                          rows_of(a, a->extension[e].low[k.low], l), x, tensor(w, k.lora_a, l), tensor(w, k.lora_b, l),
+                          a->n, I, O, m->extension[e]->dims.rank);
+    }
+}
+
+static Residue residue_at(const Activations *a, size_t e, size_t l)
+{
+    const ExtensionActivations *s = &a->extension[e];
+    return (Residue){rows_of(a, s->wi_u, l), rows_of(a, s->wg_u, l), rows_of(a, s->hidden, l), rows_of(a, s->adapter, l),
+                     rows_of(a, s->score, l), rows_of(a, s->gate, l), rows_of(a, s->local, l)};
+}
+
+static ResidueWeights residue_weights(const Tensors *w, size_t l)
+{
+    return (ResidueWeights){tensor(w, WI, l), tensor(w, WG, l), tensor(w, WO, l), tensor(w, GATE_W, l), tensor(w, GATE_B, l)};
+}
+
+// Runs tokens (B, T - start) at positions start..T-1 through the model, up to the logits of the last a->n_logits rows. With
+// start > 0 (and B = 1) the positions before it must have been run: the qkv they left are the keys and values.
+// a->old must say which rows are of the old domain if the last extension's l_local is wanted.
+static void model_forward(const Model *m, Activations *a, const int *tokens, size_t B, size_t T, size_t start)
+{
+    const Dims *d = &m->dims;
+    const Tensors *w = &m->w;
+    const size_t C = d->channels, n = B * (T - start);
+    a->B = B, a->T = T, a->start = start, a->n = n;
+    embedding_forward(rows_of(a, a->x, 0), tokens, m->wte, w->at[WPE], B, T, start, C);
+    for (size_t l = 0; l < d->layers; l++) {
+        real *x = rows_of(a, a->x, l), *ln1 = rows_of(a, a->ln1, l), *y = rows_of(a, a->y, l), *mid = rows_of(a, a->mid, l);
+        real *u = rows_of(a, a->u, l), *fc = rows_of(a, a->fc, l), *gelu = rows_of(a, a->gelu, l), *out = rows_of(a, a->x, l + 1);
+        real *qkv = a->qkv.at + l * a->qkv.stride;
+        layernorm_forward(ln1, rows_of(a, a->mean1, l), rows_of(a, a->rstd1, l), x, tensor(w, LN1_W, l), tensor(w, LN1_B, l), n, C);
+        block_linear_forward(m, a, QKV, l, qkv + start * 3 * C, ln1, NULL);
+        attention_forward(a->y.at + l * a->y.stride, a->att.at + l * a->att.stride, qkv, B, T, start, d->heads, C);
+        block_linear_forward(m, a, PROJ, l, mid, y, x);
+        layernorm_forward(u, rows_of(a, a->mean2, l), rows_of(a, a->rstd2, l), mid, tensor(w, LN2_W, l), tensor(w, LN2_B, l), n, C);
+        block_linear_forward(m, a, FC, l, fc, u, NULL);
+        gelu_forward(gelu, fc, n * 4 * C);
+        block_linear_forward(m, a, FCPROJ, l, out, gelu, mid);
+        for (size_t e = 0; e < m->n_extensions; e++) {
+            const Extension *own = m->extension[e];
+            if (own->sets & SET_ADAPTER)
+                residue_forward(out, residue_at(a, e, l), u, residue_weights(&own->w, l), own->gate, own->local, a->old, n, C, own->dims.hidden);
+        }
+    }
+    const real *last = rows_of(a, a->x, d->layers) + (n - a->n_logits) * C;
+    layernorm_forward(a->lnf.at, a->meanf.at, a->rstdf.at, last, w->at[LNF_W], w->at[LNF_B], a->n_logits, C);
+    matmul(a->logits.at, d->vocab, a->n_logits, d->vocab, C, plain(a->lnf.at, C), transposed(m->wte, C), NULL, NULL);
+}
+
+typedef struct { double lm, local; } Loss;
+
+// The sum of l_local's terms has this factor: 1 / (L N_old) over old-domain tokens for l1, 1 / (L N) over all for ce.
+static double local_scale(const Model *m, const Activations *a)
+{
+    size_t count = 0;
+    const bool l1 = m->n_extensions && m->extension[m->n_extensions - 1]->local == LOCAL_L1;
+    for (size_t t = 0; t < a->n; t++) count += !l1 || a->old[t];
+    return count ? 1 / ((double)m->dims.layers * (double)count) : 0;
+}
+
+// After model_forward with logits for all rows: both losses against targets (B, T), -1 meaning none; logits become probabilities.
+static Loss model_loss(const Model *m, Activations *a, const int *targets)
+{
+    Loss loss = {0, 0};
+    size_t count = 0;
+    crossentropy_forward(a->losses.at, a->logits.at, targets, a->n, m->dims.vocab);
+    for (size_t t = 0; t < a->n; t++) loss.lm += (double)a->losses.at[t], count += targets[t] >= 0;
+    loss.lm /= (double)count;
+    const size_t e = m->n_extensions - 1;
+    if (!m->n_extensions || m->extension[e]->local == LOCAL_NONE) return loss;
+    for (size_t l = 0; l < m->dims.layers; l++) {
+        const real *local = rows_of(a, a->extension[e].local, l);
+        for (size_t t = 0; t < a->n; t++)
+            if (m->extension[e]->local == LOCAL_CE || a->old[t]) loss.local += (double)local[t];
+    }
+    loss.local *= local_scale(m, a);
+    return loss;
+}
+
+// After model_loss: the gradients, in grad, of l_LM + alpha l_local with respect to its tensors, which are the backbone's or those
+// of the last extension. Nothing is computed below the first of them.
+static void model_backward(const Model *m, Activations *a, const Tensors *grad, const int *tokens, const int *targets)
+{
+    const Dims *d = &m->dims;
+    const Tensors *w = &m->w;
+    const size_t C = d->channels, V = d->vocab, L = d->layers, n = a->n, last = m->n_extensions - 1;
+    const bool rows = grad->at[ROWS] != NULL, embedding = rows || grad->at[WTE], attention = grad->at[QKV_W] || grad->at[QKV_LORA_A];
+    real *dx = a->dx.at, *du = a->du.at, *logits = a->logits.at;
+    const double local = local_scale(m, a);
+    size_t count = 0;
+    for (size_t t = 0; t < n; t++) count += targets[t] >= 0;
+    crossentropy_backward(logits, targets, count, n, V);
+
+    // The head: logits = lnf wte^T. Of its gradient the rows that train need only their columns of dlogits.
+    matmul(du, C, n, C, V, plain(logits, V), plain(m->wte, C), NULL, NULL);
+    if (grad->at[WTE]) matmul(grad->at[WTE], C, V, C, n, transposed(logits, V), plain(a->lnf.at, C), NULL, NULL);
+    if (rows) {
+        const Extension *x = m->extension[last];
+        const size_t N = x->dims.rows;
+        #pragma omp parallel for
+        for (size_t t = 0; t < n; t++)
+            for (size_t i = 0; i < N; i++) a->picked.at[t * N + i] = logits[t * V + (size_t)x->ids[i]];
+        matmul(grad->at[ROWS], C, N, C, n, transposed(a->picked.at, N), plain(a->lnf.at, C), NULL, NULL);
+    }
+    memset(dx, 0, n * C * sizeof(real));
+    layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], du, rows_of(a, a->x, L), a->meanf.at, a->rstdf.at, w->at[LNF_W], n, C);
+
+    for (size_t l = L; l-- > 0;) {
+        // What of the block lies above the first tensor that trains; dx is the gradient at its output and becomes that at its input.
+        const bool below = l > 0 || embedding;
+        memset(du, 0, n * C * sizeof(real));
+        for (size_t e = 0; e < m->n_extensions; e++) {
+            const Extension *x = m->extension[e];
+            if (!(x->sets & SET_ADAPTER)) continue;
+            const Tensors none = {0}, *own = e == last ? grad : &none;
+            const Local penalty = e == last ? x->local : LOCAL_NONE;
+            const double weight = x->alpha * local / (penalty == LOCAL_L1 ? (double)C : 1);
+            residue_backward(du, (ResidueGradients){tensor(own, WI, l), tensor(own, WG, l), tensor(own, WO, l), tensor(own, GATE_W, l),
+                             tensor(own, GATE_B, l)}, dx, residue_at(a, e, l), rows_of(a, a->u, l), residue_weights(&x->w, l), x->gate,
+                             penalty, (real)weight, a->old, a->dadapter.at, a->dhidden.at, a->dwg_u.at, a->dscore.at, n, C, x->dims.hidden);
+        }
+        if (!below && !attention) break;
+        block_linear_backward(m, a, grad, FCPROJ, l, a->dfc.at, false, dx, rows_of(a, a->gelu, l));
+        gelu_backward(a->dfc.at, a->dfc.at, rows_of(a, a->fc, l), n * 4 * C);
+        block_linear_backward(m, a, grad, FC, l, du, true, a->dfc.at, rows_of(a, a->u, l));
+        layernorm_backward(dx, tensor(grad, LN2_W, l), tensor(grad, LN2_B, l), du, rows_of(a, a->mid, l), rows_of(a, a->mean2, l),
+                           rows_of(a, a->rstd2, l), tensor(w, LN2_W, l), n, C);
+        block_linear_backward(m, a, grad, PROJ, l, du, false, dx, rows_of(a, a->y, l));
+        attention_backward(a->dqkv.at, du, rows_of(a, a->att, l), rows_of(a, a->qkv, l), a->B, a->T, d->heads, C);
+        block_linear_backward(m, a, grad, QKV, l, below ? du : NULL, false, a->dqkv.at, rows_of(a, a->ln1, l));
+        if (below)
+            layernorm_backward(dx, tensor(grad, LN1_W, l), tensor(grad, LN1_B, l), du, rows_of(a, a->x, l), rows_of(a, a->mean1, l),
+                               rows_of(a, a->rstd1, l), tensor(w, LN1_W, l), n, C);
+    }
+    if (embedding)
+        embedding_backward(rows ? grad->at[ROWS] : grad->at[WTE], grad->at[WPE], dx, tokens, rows ? a->row_of : NULL, a->B, a->T, d->context, C);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// AdamW (Loshchilov and Hutter, 2019).
+
+// Learning rate at a step (1-based): a linear rise over `warmup` steps, then half a cosine down to floor * peak at the last step.
+static double learning_rate(double peak, long step, long steps, long warmup, double floor)
+{
+    if (step <= warmup) return peak * (double)step / (double)warmup;
+    const double progress = (double)(step - warmup) / (double)(steps > warmup ? steps - warmup : 1);
+    return peak * (floor + (1 - floor) * 0.5 * (1 + cos(3.141592653589793 * progress)));
+}
+
+// The norm of all of t together. Chunks of fixed size are summed one by one: the same for any number of threads.
+static double tensors_norm(const Tensors *t)
+{
+    enum { CHUNK = 4096 };
+    const size_t chunks = (t->size + CHUNK - 1) / CHUNK;
+    double *sums = allocate(chunks, sizeof *sums), sum = 0;
+    #pragma omp parallel for
+    for (size_t i = 0; i < chunks; i++)
+        sums[i] = (double)dot(least(CHUNK, t->size - i * CHUNK), t->memory + i * CHUNK, t->memory + i * CHUNK);
+    for (size_t i = 0; i < chunks; i++) sum += sums[i];
+    free(sums);
+    return sqrt(sum);
+}
+
+// One step on w with gradients g: first and second moments m and v, corrected for their start at zero; a gradient longer than `clip`
+// is scaled to it; matrices (not biases, LayerNorms, gates) shrink by lr * decay, apart from the gradient.
+static void adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v, const Dims *d, long step, double lr,
+                       double decay, double clip)
+{
+    const double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
+    const real scale = (real)(norm > clip ? clip / norm : 1), b1 = (real)beta1, b2 = (real)beta2, epsilon = (real)1e-8;
+    const real rate = (real)(lr / (1 - pow(beta1, (double)step))), correction = (real)(1 / (1 - pow(beta2, (double)step)));
+    for (int id = 0; id < TENSORS; id++) {
+        if (!g->at[id]) continue;
+        const real keep = (real)(table[id].rows == '1' ? 1 : 1 - lr * decay);
+        real *wt = w->at[id], *mt = m->at[id], *vt = v->at[id];
+        const real *gt = g->at[id];
+        const size_t size = tensor_layers(id, d) * g->layer_size[id];
+        #pragma omp parallel for simd
+        for (size_t i = 0; i < size; i++) {
+            const real gi = gt[i] * scale;
+            mt[i] = b1 * mt[i] + (1 - b1) * gi;
+            vt[i] = b2 * vt[i] + (1 - b2) * gi * gi;
+            wt[i] = wt[i] * keep - rate * mt[i] / (sqrt(vt[i] * correction) + epsilon);
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Data: token files, and the loader that mixes two domains.
+
+typedef struct { char *path; uint16_t *ids; size_t count; } Tokens;
+
+// Reads FOLDER/DOMAIN_SPLIT.bin, in llm.c's format: 256 int32 (magic, version, count, and in the fourth a hash of the vocabulary, 0:
+// unknown), then uint16 ids. Dies unless it is whole, made with this tokenizer, and has more than `context` tokens.
+static Tokens tokens_load(const char *folder, const char *domain, const char *split, const Tokenizer *tokenizer, size_t context)
+{
+    enum { HEADER = 256 * 4, MAGIC = 20240520 };
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/%s_%s.bin", folder, domain, split) >= (int)sizeof path) die("%s: path too long", folder);
+    size_t size;
+    char *bytes = read_file(path, &size);
+    int32_t header[4];
+    if (size < HEADER) die("%s: %zu bytes, expected a token file with a header of %d", path, size, HEADER);
+    memcpy(header, bytes, sizeof header);
+    if (header[0] != MAGIC || header[1] != 1)
+        die("%s: magic and version %d %d, expected a token file's %d 1", path, header[0], header[1], MAGIC);
+    if (header[2] < 0 || (size - HEADER) / 2 != (size_t)header[2] || size % 2)
+        die("%s: header says %d tokens, but %zu bytes follow it", path, header[2], size - HEADER);
+    if (header[3] && (uint32_t)header[3] != tokenizer_hash(tokenizer))
+        die("%s: made with another tokenizer (vocabulary hash %08x, the model's is %08x)", path, (unsigned)header[3],
+            (unsigned)tokenizer_hash(tokenizer));
+    Tokens t = {strdup(path), allocate((size_t)header[2] + 1, sizeof(uint16_t)), (size_t)header[2]};
+    memcpy(t.ids, bytes + HEADER, t.count * sizeof(uint16_t));
+    free(bytes);
+    for (size_t i = 0; i < t.count; i++)
+        if (t.ids[i] >= tokenizer->size)
+            die("%s: token %zu is %d, beyond the vocabulary of %d", path, i, t.ids[i], tokenizer->size);
+    if (t.count <= context) die("%s: %zu tokens, expected more than the context of %zu", path, t.count, context);
+    return t;
+}
+
+static void tokens_free(Tokens *t)
+{
+    free(t->path);
+    free(t->ids);
+}
+
+enum { MAX_DOMAINS = 8 };
+
+typedef struct {
+    Tokens old[MAX_DOMAINS], new;
+    size_t n_old;
+    double p;                      // the fraction of sequences from the old domains
+    Random random;
+} Loader;
+
+// Draws B sequences of T tokens: tokens and targets, the next token of each, (B, T); old (B, T) is 1 where the sequence is of an old
+// domain. Each sequence starts anywhere in its file. The same draws are made whatever p is.
+static void loader_next(Loader *loader, int *tokens, int *targets, int *old, size_t B, size_t T)
+{
+    for (size_t b = 0; b < B; b++) {
+        const double domain = random_uniform(&loader->random), start = random_uniform(&loader->random);
+        const bool is_old = domain < loader->p;
+        const Tokens *from = is_old ? &loader->old[least((size_t)(domain / loader->p * (double)loader->n_old), loader->n_old - 1)] : &loader->new;
+        const uint16_t *ids = from->ids + (size_t)(start * (double)(from->count - T));
+        for (size_t t = 0; t < T; t++) {
+            tokens[b * T + t] = ids[t];
+            targets[b * T + t] = ids[t + 1];
+            old[b * T + t] = is_old;
+        }
+    }
+}
+
+static void loader_free(Loader *loader)
+{
+    for (size_t i = 0; i < loader->n_old; i++) tokens_free(&loader->old[i]);
+    tokens_free(&loader->new);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Files: safetensors, models as Hugging Face folders, extensions. A list of entries says what a file holds, for reading and writing.
+
+typedef struct { char name[64]; const char *dtype; size_t rank, shape[2]; void *data; } Stored;  // data: reals for F32, int32 for I32
+typedef struct { Stored *at; size_t count; } StoredList;
+
+static StoredList entries_of(const Tensors *t, const Dims *d)
+{
+    StoredList e = {allocate(TENSORS * d->layers + 1, sizeof(Stored)), 0};
+    for (int id = 0; id < TENSORS; id++)
+        for (size_t l = 0; t->at[id] && l < tensor_layers(id, d); l++) {
+            Stored *entry = &e.at[e.count++];
+            snprintf(entry->name, sizeof entry->name, table[id].name, (int)l);
+            entry->dtype = "F32";
+            entry->rank = table[id].rows == '1' ? 1 : 2;
+            entry->shape[0] = entry->rank == 1 ? tensor_cols(id, d) : tensor_rows(id, d);
+            entry->shape[1] = entry->rank == 1 ? 1 : tensor_cols(id, d);
+            entry->data = tensor(t, id, l);
+        }
+    return e;
+}
+
+static void entries_add_ids(StoredList *e, int *ids, size_t count)
+{
+    if (count) e->at[e->count++] = (Stored){"wte.ids", "I32", 1, {count, 1}, ids};
+}
+
+// Writes a safetensors file whose __metadata__ is the given pairs of key and value, ended by NULL.
+static void safetensors_write(const char *path, const StoredList *e, const char **metadata)
+{
+    char *header;
+    size_t size, offset = 0;
+    FILE *text = open_memstream(&header, &size);
+    if (!text) die("out of memory: header of %s", path);
+    fprintf(text, "{\"__metadata__\":{\"format\":\"pt\"");
+    for (; *metadata; metadata += 2) {
+        fputc(',', text);
+        json_write_string(text, metadata[0], strlen(metadata[0]));
+        fputc(':', text);
+        json_write_string(text, metadata[1], strlen(metadata[1]));
+    }
+    fputc('}', text);
+    for (size_t i = 0; i < e->count; i++) {
+        const Stored *x = &e->at[i];
+        const size_t bytes = x->shape[0] * x->shape[1] * 4;
+        fprintf(text, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%zu", x->name, x->dtype, x->shape[0]);
+        if (x->rank == 2) fprintf(text, ",%zu", x->shape[1]);
+        fprintf(text, "],\"data_offsets\":[%zu,%zu]}", offset, offset + bytes);
+        offset += bytes;
+    }
+    fputc('}', text);
+    while (ftell(text) % 8) fputc(' ', text);  // so that the data is aligned
+    if (fclose(text)) die("out of memory: header of %s", path);
+
+    FILE *file = output_open(path);
+    const uint64_t length = size;
+    fwrite(&length, sizeof length, 1, file);
+    fwrite(header, 1, size, file);
+    for (size_t i = 0; i < e->count; i++) {
+        const size_t count = e->at[i].shape[0] * e->at[i].shape[1];
+        if (sizeof(real) == 4 || !strcmp(e->at[i].dtype, "I32")) {
+            fwrite(e->at[i].data, 4, count, file);
+            continue;
+        }
+        for (size_t k = 0; k < count; k++) {
+            const float value = (float)((real *)e->at[i].data)[k];
+            fwrite(&value, sizeof value, 1, file);
+        }
+    }
+    output_close(file);
+    free(header);
+}
+
+typedef struct { char *path; FILE *file; uint64_t start, size; Json *header; } Safetensors;  // data: `size` bytes from `start` on
+
+static int compare_starts(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// Opens a file and checks its header: every tensor's bytes lie inside the file, and no two overlap. Shapes are checked when read.
+static Safetensors safetensors_open(const char *path)
+{
+    Safetensors s = {strdup(path), fopen(path, "rb"), 0, 0, NULL};
+    if (!s.file) die("%s: %s", path, strerror(errno));
+    uint64_t length = 0;
+    if (fseeko(s.file, 0, SEEK_END)) die("%s: %s", path, strerror(errno));
+    const uint64_t whole = (uint64_t)ftello(s.file);
+    rewind(s.file);
+    if (fread(&length, sizeof length, 1, s.file) != 1) die("%s: shorter than the 8 bytes a safetensors file starts with", path);
+    if (length > whole - 8 || length > 100 << 20)
+        die("%s: says its header has %" PRIu64 " bytes, but the file has %" PRIu64, path, length, whole);
+    char *text = allocate(length + 1, 1);
+    if (fread(text, 1, length, s.file) != length) die("%s: %s", path, strerror(errno));
+    s.header = json_parse(path, text, length);
+    free(text);
+    s.start = 8 + length;
+    s.size = whole - s.start;
+    if (s.header->type != '{') die("%s: the header is not a JSON object", path);
+    size_t count = 0;
+    for (Json *x = s.header->child; x; x = x->next) count++;
+    double (*spans)[2] = allocate(count + 1, sizeof *spans);
+    count = 0;
+    for (Json *x = s.header->child; x; x = x->next) {
+        if (!strcmp(x->key, "__metadata__")) continue;
+        const Json *offsets = json_get(x, "data_offsets"), *begin = offsets ? offsets->child : NULL, *end = begin ? begin->next : NULL;
+        if (!end || end->next || begin->type != '0' || end->type != '0' || !(begin->number >= 0) || !(end->number >= begin->number)
+            || !(end->number <= (double)s.size) || begin->number != floor(begin->number) || end->number != floor(end->number))
+            die("%s: %s: data_offsets do not lie within the file's %" PRIu64 " bytes of data", path, x->key, s.size);
+        spans[count][0] = begin->number;
+        spans[count++][1] = end->number;
+    }
+    qsort(spans, count, sizeof *spans, compare_starts);
+    for (size_t i = 1; i < count; i++)
+        if (spans[i][0] < spans[i - 1][1]) die("%s: two tensors share the bytes at %.0f", path, spans[i][0]);
+    free(spans);
+    return s;
+}
+
+static void safetensors_close(Safetensors *s)
+{
+    fclose(s->file);
+    json_free(s->header);
+    free(s->path);
+}
+
+// The header's object for a tensor, found with or without Hugging Face's "transformer."; NULL if absent.
+static const Json *safetensors_find(const Safetensors *s, const char *name)
+{
+    char longer[128];
+    snprintf(longer, sizeof longer, "transformer.%s", name);
+    const Json *x = json_get(s->header, name);
+    return x ? x : json_get(s->header, longer);
+}
+
+// Fills every entry's data from the file. Dies on a missing tensor, another dtype or shape, and on tensors that are not asked for,
+// except Hugging Face's causal masks and the copy of the tied head.
+static void safetensors_read(const Safetensors *s, const StoredList *e)
+{
+    size_t known = 0, others = 0;
+    for (size_t i = 0; i < e->count; i++) {
+        const Stored *x = &e->at[i];
+        const Json *found = safetensors_find(s, x->name);
+        if (!found) die("%s: has no tensor %s", s->path, x->name);
+        known++;
+        const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape"), *begin = json_get(found, "data_offsets")->child;
+        if (!dtype || dtype->type != '"' || strcmp(dtype->string, x->dtype))
+            die("%s: %s is stored as %s, expected %s (in Python: model.float().save_pretrained(folder))", s->path, x->name,
+                dtype && dtype->type == '"' ? dtype->string : "nothing", x->dtype);
+        const Json *side = shape && shape->type == '[' ? shape->child : NULL;
+        bool same = side && side->number == (double)x->shape[0];
+        if (same && x->rank == 2) side = side->next, same = side && side->number == (double)x->shape[1];
+        if (!same || side->next)
+            die("%s: %s has another shape than config.json and the extension's metadata make it (%zu%s%.0zu)", s->path, x->name,
+                x->shape[0], x->rank == 2 ? ", " : "", x->rank == 2 ? x->shape[1] : 0);
+        const size_t count = x->shape[0] * x->shape[1];
+        if (begin->next->number - begin->number != 4.0 * (double)count)
+            die("%s: %s has %.0f bytes, expected %zu", s->path, x->name, begin->next->number - begin->number, 4 * count);
+        if (fseeko(s->file, (off_t)(s->start + (uint64_t)begin->number), SEEK_SET) || fread(x->data, 4, count, s->file) != count)
+            die("%s: %s cannot be read: %s", s->path, x->name, strerror(errno));
+        if (sizeof(real) != 4 && x->dtype[0] == 'F')  // widen in place, from the end
+            for (size_t k = count; k-- > 0;) {
+                float value;
+                memcpy(&value, (char *)x->data + 4 * k, 4);
+                ((real *)x->data)[k] = (real)value;
+            }
+    }
+    for (const Json *x = s->header->child; x; x = x->next) {
+        const size_t n = strlen(x->key);
+        const bool mask = n > 10 && (!strcmp(x->key + n - 10, ".attn.bias") || (n > 17 && !strcmp(x->key + n - 17, ".attn.masked_bias")));
+        if (!mask && strcmp(x->key, "lm_head.weight") && strcmp(x->key, "__metadata__")) others++;
+    }
+    if (others > known) die("%s: has %zu tensors that do not belong to it", s->path, others - known);
+}
+
+// A whole number of config.json between 1 and `most`; dies on anything else.
+static size_t config_size(const char *path, const Json *config, const char *key, size_t most)
+{
+    const Json *x = json_get(config, key);
+    if (!x || x->type != '0' || !(x->number >= 1) || !(x->number <= (double)most) || x->number != floor(x->number))
+        die("%s: \"%s\" is missing or not a whole number from 1 to %zu", path, key, most);
+    return (size_t)x->number;
+}
+
+// Dies if config.json has `key` with another value than `expected`, as the text of a string, a number or a constant.
+static void config_expect(const char *path, const Json *config, const char *key, const char *expected)
+{
+    const Json *x = json_get(config, key);
+    if (!x) return;
+    char found[64];
+    if (x->type == '"') snprintf(found, sizeof found, "%.60s", x->string);
+    else if (x->type == '0') snprintf(found, sizeof found, "%g", x->number);
+    else snprintf(found, sizeof found, "%s", x->type == 't' ? "true" : x->type == 'f' ? "false" : x->type == 'n' ? "null" : "a list");
+    if (strcmp(found, expected)) die("%s: \"%s\" is %s, but nr computes with %s only", path, key, found, expected);
+}
+
+enum { LARGEST = 1 << 20 };  // of any dimension; their products fit 64 bits
+
+// Dies unless the sizes make a model. `source` names what set them.
+static void dims_check(const char *source, const Dims *d)
+{
+    if (d->channels % d->heads) die("%s: %zu heads do not divide %zu channels", source, d->heads, d->channels);
+    if (tensors_size(SET_BACKBONE, d) > (size_t)4 << 30)
+        die("%s: these sizes make %zu parameters, expected at most %zu", source, tensors_size(SET_BACKBONE, d), (size_t)4 << 30);
+}
+
+// Loads a folder as on the Hugging Face hub: config.json (model_type gpt2), model.safetensors in float32, vocab.json, merges.txt.
+static Model *model_load(const char *folder)
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/config.json", folder) >= (int)sizeof path) die("%s: path too long", folder);
+    size_t size;
+    char *text = read_file(path, &size);
+    Json *config = json_parse(path, text, size);
+    free(text);
+    if (config->type != '{') die("%s: not a JSON object", path);
+    if (!json_get(config, "model_type")) die("%s: \"model_type\" is missing, expected gpt2", path);
+    config_expect(path, config, "model_type", "gpt2");
+    if (!json_get(config, "activation_function") || strcmp(json_get(config, "activation_function")->type == '"' ?
+        json_get(config, "activation_function")->string : "", "gelu_pytorch_tanh")) config_expect(path, config, "activation_function", "gelu_new");
+    config_expect(path, config, "layer_norm_epsilon", "1e-05");
+    config_expect(path, config, "tie_word_embeddings", "true");
+    config_expect(path, config, "scale_attn_weights", "true");
+    config_expect(path, config, "scale_attn_by_inverse_layer_idx", "false");
+    config_expect(path, config, "add_cross_attention", "false");
+    Model *m = allocate(1, sizeof *m);
+    m->dims = (Dims){.layers = config_size(path, config, "n_layer", 1024), .heads = config_size(path, config, "n_head", LARGEST),
+                     .channels = config_size(path, config, "n_embd", LARGEST), .context = config_size(path, config, "n_positions", LARGEST),
+                     .vocab = config_size(path, config, "vocab_size", 65536)};
+    dims_check(path, &m->dims);
+    const Json *inner = json_get(config, "n_inner");
+    if (inner && inner->type != 'n' && inner->number != 4.0 * (double)m->dims.channels)
+        die("%s: \"n_inner\" is %g, but nr computes with 4 n_embd = %zu only", path, inner->number, 4 * m->dims.channels);
+
+    const Json *unseen = json_get(config, "unseen_tokens");
+    m->knows_unseen = unseen && unseen->type == '[';
+    if (unseen && !m->knows_unseen) die("%s: \"unseen_tokens\" is not a list of token ids", path);
+    m->unseen = allocate(m->dims.vocab, sizeof(int));
+    for (const Json *x = m->knows_unseen ? unseen->child : NULL; x; x = x->next) {
+        const int after = m->n_unseen ? m->unseen[m->n_unseen - 1] + 1 : 0;
+        if (x->type != '0' || !(x->number >= after) || !(x->number < (double)m->dims.vocab) || x->number != floor(x->number))
+            die("%s: \"unseen_tokens\" is not a rising list of ids below %zu", path, m->dims.vocab);
+        m->unseen[m->n_unseen++] = (int)x->number;
+    }
+    json_free(config);
+    m->tokenizer = tokenizer_load(folder);
+    if ((size_t)m->tokenizer->size != m->dims.vocab)
+        die("%s: \"vocab_size\" is %zu, but vocab.json has %d tokens", path, m->dims.vocab, m->tokenizer->size);
+
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    Safetensors file = safetensors_open(path);
+    m->w = tensors_allocate(SET_BACKBONE, &m->dims);
+    StoredList entries = entries_of(&m->w, &m->dims);
+    safetensors_read(&file, &entries);
+    free(entries.at);
+    safetensors_close(&file);
+    m->wte = m->w.at[WTE];
+    m->fingerprint = fingerprint(&m->w);
+    return m;
+}
+
+static void model_save(const Model *m, const char *folder)
+{
+    char path[4096];
+    const Dims *d = &m->dims;
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    StoredList entries = entries_of(&m->w, d);
+    safetensors_write(path, &entries, (const char *[]){NULL});
+    free(entries.at);
+    tokenizer_save(m->tokenizer, folder);
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    FILE *file = output_open(path);
+    fprintf(file, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n  \"n_layer\": %zu,\n  \"n_head\": %zu,\n"
+            "  \"n_embd\": %zu,\n  \"n_positions\": %zu,\n  \"n_ctx\": %zu,\n  \"vocab_size\": %zu,\n", d->layers, d->heads, d->channels,
+            d->context, d->context, d->vocab);
+    fprintf(file, "  \"activation_function\": \"gelu_new\",\n  \"layer_norm_epsilon\": 1e-05,\n  \"tie_word_embeddings\": true,\n"
+            "  \"bos_token_id\": %zu,\n  \"eos_token_id\": %zu,\n  \"torch_dtype\": \"float32\"", d->vocab - 1, d->vocab - 1);
+    if (m->knows_unseen) {
+        fprintf(file, ",\n  \"unseen_tokens\": [");
+        for (size_t i = 0; i < m->n_unseen; i++) fprintf(file, "%s%d", i ? ", " : "", m->unseen[i]);
+        fputc(']', file);
+    }
+    fprintf(file, "\n}\n");
+    output_close(file);
+}
+
+static const char *const gate_names[] = {"relu", "sigmoid", "none", NULL}, *const local_names[] = {"l1", "ce", "none", NULL},
+                  *const init_names[] = {"low", "he", NULL};
+
+// The place of a name in a list that NULL ends, -1 if it is not there.
+static int name_index(const char *const *names, const char *name)
+{
+    for (int i = 0; names[i]; i++)
+        if (!strcmp(names[i], name)) return i;
+    return -1;
+}
+
+static void extension_save(const Extension *x, const Model *m, const char *path)
+{
+    char number[8][32];
+    snprintf(number[0], 32, "%g", x->alpha);
+    snprintf(number[1], 32, "%g", x->p);
+    snprintf(number[2], 32, "%zu", x->dims.hidden);
+    snprintf(number[3], 32, "%zu", x->dims.rank);
+    snprintf(number[4], 32, "%ld", x->steps);
+    snprintf(number[5], 32, "%g", x->lr);
+    snprintf(number[6], 32, "%" PRIu64, x->seed);
+    snprintf(number[7], 32, "%016" PRIx64, m->fingerprint);
+    const char *metadata[] = {"method", x->method, "gate", gate_names[x->gate], "local", local_names[x->local], "init", init_names[x->init],
+                              "alpha", number[0], "p", number[1], "hidden", number[2], "rank", number[3], "step", number[4],
+                              "lr", number[5], "seed", number[6], "backbone", number[7], NULL};
+    StoredList entries = entries_of(&x->w, &x->dims);
+    entries_add_ids(&entries, x->ids, x->dims.rows);
+    safetensors_write(path, &entries, metadata);
+    free(entries.at);
+}
+
+// A string of __metadata__; dies if it is missing.
+static const char *metadata_text(const Safetensors *s, const char *key)
+{
+    const Json *metadata = json_get(s->header, "__metadata__"), *x = metadata && metadata->type == '{' ? json_get(metadata, key) : NULL;
+    if (!x || x->type != '"') die("%s: its metadata has no \"%s\": not an extension made by nr", s->path, key);
+    return x->string;
+}
+
+static double metadata_number(const Safetensors *s, const char *key, double most)
+{
+    const char *text = metadata_text(s, key);
+    char *end;
+    const double x = strtod(text, &end);
+    if (!*text || *end || !(x >= 0) || !(x <= most)) die("%s: metadata \"%s\" is \"%.40s\", expected a number from 0 to %g", s->path, key, text, most);
+    return x;
+}
+
+static int metadata_choice(const Safetensors *s, const char *key, const char *const *names)
+{
+    const int i = name_index(names, metadata_text(s, key));
+    if (i < 0) die("%s: metadata \"%s\" is \"%.40s\", which is not known", s->path, key, metadata_text(s, key));
+    return i;
+}
+
+// Loads an extension and plugs it in. Dies if it was trained on another backbone.
+static void extension_load(Model *m, const char *path)
+{
+    Safetensors s = safetensors_open(path);
+    Extension *x = allocate(1, sizeof *x);
+    char expected[32];
+    snprintf(expected, sizeof expected, "%016" PRIx64, m->fingerprint);
+    if (strcmp(metadata_text(&s, "backbone"), expected))
+        die("%s: made for the backbone with fingerprint %.16s, this one has %s", path, metadata_text(&s, "backbone"), expected);
+    snprintf(x->method, sizeof x->method, "%s", metadata_text(&s, "method"));
+    x->gate = (Gate)metadata_choice(&s, "gate", gate_names);
+    x->local = (Local)metadata_choice(&s, "local", local_names);
+    x->init = (Init)metadata_choice(&s, "init", init_names);
+    x->alpha = metadata_number(&s, "alpha", 1e9);
+    x->p = metadata_number(&s, "p", 1);
+    x->lr = metadata_number(&s, "lr", 1e9);
+    x->steps = (long)metadata_number(&s, "step", 1e15);
+    x->dims = m->dims;
+    x->dims.hidden = (size_t)metadata_number(&s, "hidden", LARGEST);
+    x->dims.rank = (size_t)metadata_number(&s, "rank", LARGEST);
+    const Json *ids = json_get(s.header, "wte.ids"), *shape = ids ? json_get(ids, "shape") : NULL;
+    if (ids) {
+        if (!shape || !shape->child || !(shape->child->number >= 1) || !(shape->child->number <= (double)m->dims.vocab))
+            die("%s: wte.ids should list from 1 to %zu tokens", path, m->dims.vocab);
+        x->dims.rows = (size_t)shape->child->number;
+    }
+    x->sets = (x->dims.hidden ? SET_ADAPTER : 0) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0) | (x->dims.rank ? SET_LORA : 0)
+            | (x->dims.rows ? SET_ROWS : 0);
+    x->ids = allocate(x->dims.rows + 1, sizeof(int));
+    x->w = tensors_allocate(x->sets, &x->dims);
+    StoredList entries = entries_of(&x->w, &x->dims);
+    entries_add_ids(&entries, x->ids, x->dims.rows);
+    safetensors_read(&s, &entries);
+    free(entries.at);
+    for (size_t i = 0; i < x->dims.rows; i++)
+        if (x->ids[i] < 0 || (size_t)x->ids[i] >= m->dims.vocab)
+            die("%s: wte.ids has %d, beyond the vocabulary of %zu", path, x->ids[i], m->dims.vocab);
+    safetensors_close(&s);
+    extension_attach(m, x);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Training and evaluation.
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal)
+{
+    (void)signal;
+    interrupted = 1;
+}
+
+// Prints one line of progress: over the last one on a terminal, at every tenth of the way elsewhere. `rate` is in tokens/s.
+static void progress(const char *label, long step, long steps, const char *state, double rate, double left)
+{
+    static double last;
+    const bool terminal = isatty(STDERR_FILENO), final = step == steps;
+    if (terminal ? !final && now() - last < 0.1 : step * 10 / steps == (step - 1) * 10 / steps) return;
+    last = now();
+    fprintf(stderr, "%s%-9s %5ld/%ld  %s  %6.0f tokens/s  %ld:%02ld left%s", terminal ? "\r\033[K" : "", label, step, steps, state, rate,
+            (long)left / 60, (long)left % 60, terminal && !final ? "" : "\n");
+    fflush(stderr);
+}
+
+typedef struct { long steps, batch, context, warmup; double lr, floor, decay; } Recipe;
+typedef struct { long steps; double seconds; } Trained;
+
+static void print_bytes(const char *what, double bytes) { printf("%s %.1f MB", what, bytes / 1e6); }
+
+// Trains the tensors w, which are the backbone's or those of the last extension, on what the loader draws. Ends early, with the steps
+// done so far, when interrupted. A loss that is not finite ends the program before anything is saved.
+static Trained train(const char *label, Model *m, const Tensors *w, int sets, const Dims *dims, const Recipe *r, Loader *loader)
+{
+    const size_t B = (size_t)r->batch, T = (size_t)r->context;
+    Tensors grad = tensors_allocate(sets, dims), m1 = tensors_allocate(sets, dims), m2 = tensors_allocate(sets, dims);
+    Activations a = activations_allocate(m, B, T, B * T, &grad, false);
+    int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
+    const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
+    printf("%-9s %zu parameters, %ld steps of %zu x %zu tokens, lr %g;", label, w->size, r->steps, B, T, r->lr);
+    print_bytes(" gradients and AdamW", 3 * (double)grad.size * sizeof(real));
+    print_bytes(", activations", (double)a.size * sizeof(real));
+    printf("\n");
+    fflush(stdout);
+    const double start = now();
+    long step = 0;
+    while (step < r->steps && !interrupted) {
+        loader_next(loader, tokens, targets, a.old, B, T);
+        model_forward(m, &a, tokens, B, T, 0);
+        const Loss loss = model_loss(m, &a, targets);
+        if (!isfinite(loss.lm + loss.local)) die("%s: the loss is %g at step %ld: a lower --lr may help", label, loss.lm + loss.local, step + 1);
+        model_backward(m, &a, &grad, tokens, targets);
+        step++;
+        adamw_step(w, &grad, &m1, &m2, dims, step, learning_rate(r->lr, step, r->steps, r->warmup, r->floor), r->decay, 1);
+        embedding_refresh(m);
+        const double seconds = now() - start;
+        char state[64];
+        snprintf(state, sizeof state, x && x->local != LOCAL_NONE ? "loss %.3f, local %.4f" : "loss %.3f", loss.lm, loss.local);
+        progress(label, step, r->steps, state, (double)step * (double)(B * T) / seconds, seconds / (double)step * (double)(r->steps - step));
+    }
+    activations_free(&a);
+    free(tokens), free(targets), free(grad.memory), free(m1.memory), free(m2.memory);
+    return (Trained){step, now() - start};
+}
+
+// What evaluation says of one file: mean loss in nats a token, bits a byte of text, and over the last extension's gates the mean and the share
+// that is exactly 0 (NAN without gates).
+typedef struct { double loss, bpb, gate, closed; size_t tokens, bytes; } Score;
+
+// Over the whole file: windows of T predictions, T apart, the last one partial.
+static Score evaluate(const Model *m, const Tokens *file, size_t B, size_t T)
+{
+    Activations a = activations_allocate(m, B, T, B * T, NULL, false);
+    int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
+    const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
+    const bool gated = x && x->sets & SET_GATE;
+    Score s = {0};
+    const double start = now();
+    const size_t count = file->count - 1;  // predictions: every token but the first
+    for (size_t first = 0; first < count; first += B * T) {
+        for (size_t i = 0; i < B * T; i++) {
+            const bool valid = first + i < count;
+            tokens[i] = valid ? file->ids[first + i] : 0;
+            targets[i] = valid ? file->ids[first + i + 1] : -1;
+            if (!valid) continue;
+            size_t length;
+            tokenizer_bytes(m->tokenizer, targets[i], &length);
+            s.bytes += length;
+            s.tokens++;
+        }
+        model_forward(m, &a, tokens, B, T, 0);
+        s.loss += model_loss(m, &a, targets).lm * (double)least(B * T, count - first);
+        for (size_t l = 0; l < m->dims.layers && gated; l++) {
+            const real *gate = rows_of(&a, a.extension[m->n_extensions - 1].gate, l);
+            for (size_t i = 0; i < B * T; i++)
+                if (targets[i] >= 0) s.gate += (double)gate[i], s.closed += gate[i] == 0;
+        }
+        const double seconds = now() - start, done = (double)least(count, first + B * T);
+        if (seconds > 2) progress("eval", (long)done, (long)count, file->path, done / seconds, seconds / done * ((double)count - done));
+    }
+    s.bpb = s.loss / 0.6931471805599453 / (double)s.bytes;
+    s.loss /= (double)s.tokens;
+    s.gate = gated ? s.gate / (double)(s.tokens * m->dims.layers) : (double)NAN;
+    s.closed = gated ? s.closed / (double)(s.tokens * m->dims.layers) : (double)NAN;
+    activations_free(&a);
+    free(tokens), free(targets);
+    return s;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sampling.
+
+// Draws a token from softmax(logits / temperature), among the fewest most likely tokens whose probabilities sum to top_p.
+// Temperature 0 takes the most likely.
+static int sample_token(const real *logits, size_t V, double temperature, double top_p, Random *random)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < V; i++)
+        if (logits[i] > logits[best]) best = i;
+    if (temperature == 0) return (int)best;
+    double *p = allocate(V, sizeof *p), sum = 0, kept = 0, floor = 0;
+    for (size_t i = 0; i < V; i++) sum += p[i] = exp((double)(logits[i] - logits[best]) / temperature);
+    // The nucleus is { p >= floor }: lower the floor to the next probability until it holds enough.
+    for (double next = 1; kept < top_p * sum && next > 0;) {
+        floor = next;
+        kept = next = 0;
+        for (size_t i = 0; i < V; i++) {
+            if (p[i] >= floor) kept += p[i];
+            else if (p[i] > next) next = p[i];
+        }
+    }
+    double target = random_uniform(random) * kept;
+    size_t chosen = best;
+    for (size_t i = 0; i < V; i++) {
+        if (p[i] < floor) continue;
+        chosen = i;
+        if ((target -= p[i]) < 0) break;
+    }
+    free(p);
+    return (int)chosen;
+}
+
+// Continues `count` tokens by up to n more, printing bytes as they become complete UTF-8; stops after an end of text if `stop`. The keys
+// and values that forward keeps are the cache; past the context the last half is kept and run again. Returns the tokens drawn.
+static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, double top_p, uint64_t seed, bool stop)
+{
+    const size_t T = m->dims.context;
+    Activations a = activations_allocate(m, 1, T, 1, NULL, true);
+    int *tokens = allocate(T + 1, sizeof(int));
+    Random random = random_stream(seed, 4);
+    if (count > T) prompt += count - T / 2, count = T / 2;
+    memcpy(tokens, prompt, count * sizeof(int));
+    size_t done = 0, start = 0;
+    for (; done < n && !interrupted; done++) {
+        if (count > T) {
+            memmove(tokens, tokens + count - T / 2, T / 2 * sizeof(int));
+            count = T / 2;
+            start = 0;
+        }
+        model_forward(m, &a, tokens + start, 1, count, start);
+        start = count;
+        const int token = sample_token(a.logits.at, m->dims.vocab, temperature, top_p, &random);
+        tokens[count++] = token;
+        if (stop && token == m->tokenizer->size - 1) break;
+        size_t length;
+        const char *bytes = tokenizer_bytes(m->tokenizer, token, &length);
+        fwrite(bytes, 1, length, stdout);
+        fflush(stdout);
+    }
+    activations_free(&a);
+    free(tokens);
+    return done;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The command line: one table of options drives parsing, checking and --help.
+
+enum { RUN = 1, PRETRAIN = 2, EXTEND = 4, EVAL = 8, SAMPLE = 16, ALL = 31 };
+
+// A method's defaults; options given explicitly override them. sets: what it trains.
+typedef struct { const char *name; int sets; Gate gate; Local local; Init init; double alpha, p, lr; const char *about; } Method;
+static const Method methods[] = {
+    {"naive",    SET_BACKBONE,           GATE_NONE, LOCAL_NONE, INIT_LOW, 0, 0,   1e-3, "finetuning on new text alone"},
+    {"finetune", SET_BACKBONE,           GATE_NONE, LOCAL_NONE, INIT_LOW, 0, 0.1, 1e-3, "all weights"},
+    {"lora",     SET_LORA,               GATE_NONE, LOCAL_NONE, INIT_LOW, 0, 0.1, 1e-2, "low-rank updates beside frozen weights"},
+    {"adapter",  SET_ADAPTER,            GATE_NONE, LOCAL_NONE, INIT_HE,  0, 0.1, 5e-3, "adapters beside the frozen FFN"},
+    {"neutral",  SET_ADAPTER | SET_GATE, GATE_RELU, LOCAL_L1,   INIT_LOW, 2, 0.1, 5e-3, "gated adapters, trained to vanish on old text"},
+};
+enum { METHODS = sizeof methods / sizeof *methods };
+
+static struct {
+    const char *data, *old, *new, *domain, *domains, *split, *in, *out, *csv, *prompt, *method, *methods, *gate, *local, *init;
+    const char *extension[MAX_EXTENSIONS + 1];
+    long layers, heads, channels, context, pretrain_steps, pretrain_batch, steps, batch, hidden, rank, new_rows, seed, count, threads;
+    double pretrain_lr, lr, alpha, p, temperature, top_p;
+} opt = {
+    .data = "data/toy", .old = "en", .new = "fr", .domain = "en", .domains = "en,fr", .split = "val", .method = "neutral",
+    .methods = "naive,finetune,lora,adapter,neutral", .prompt = "", .in = "out/backbone",
+    .layers = 4, .heads = 4, .channels = 128, .context = 128, .pretrain_steps = 1600, .pretrain_batch = 8, .steps = 400, .batch = 8,
+    .new_rows = 1, .seed = 1, .count = 100, .pretrain_lr = 2e-3, .lr = NAN, .alpha = NAN, .p = NAN, .temperature = 0.8, .top_p = 1,
+};
+
+typedef struct {
+    const char *name;
+    char letter, type;             // type: 'i' whole number, 'r' number, 's' text, 'x' text that may be given several times
+    void *value;
+    double least, most;            // of numbers
+    const char *choices;           // of text: "a|b"
+    int commands;                  // the subcommands that take it
+    const char *help;
+} Option;
+
+static const Option options[] = {
+    {"data", 0, 's', &opt.data, 0, 0, NULL, RUN | PRETRAIN | EXTEND | EVAL, "folder of DOMAIN_{train,val,test}.bin and their tokenizer"},
+    {"old", 0, 's', &opt.old, 0, 0, NULL, RUN | EXTEND, "the domain(s) to keep, separated by commas"},
+    {"new", 0, 's', &opt.new, 0, 0, NULL, RUN | EXTEND, "the domain to learn"},
+    {"domain", 0, 's', &opt.domain, 0, 0, NULL, PRETRAIN, "the domain to train on"},
+    {"domains", 0, 's', &opt.domains, 0, 0, NULL, EVAL, "the domains to evaluate on, separated by commas"},
+    {"split", 0, 's', &opt.split, 0, 0, "val|test", RUN | EVAL, "the files that are evaluated"},
+    {"in", 'i', 's', &opt.in, 0, 0, NULL, EXTEND | EVAL | SAMPLE, "the model: a folder as on the Hugging Face hub"},
+    {"extension", 'x', 'x', opt.extension, 0, 0, NULL, EXTEND | EVAL | SAMPLE, "an extension of the model (several: in order)"},
+    {"out", 'o', 's', &opt.out, 0, 0, NULL, RUN | PRETRAIN | EXTEND, "where results go: run, pretrain, finetune: a folder; else a file"},
+    {"method", 0, 's', &opt.method, 0, 0, "naive|finetune|lora|adapter|neutral", EXTEND, "how to extend; sets the defaults named below"},
+    {"methods", 0, 's', &opt.methods, 0, 0, NULL, RUN, "the methods to compare, separated by commas"},
+    {"layers", 0, 'i', &opt.layers, 1, 1024, NULL, RUN | PRETRAIN, "transformer blocks (L)"},
+    {"heads", 0, 'i', &opt.heads, 1, 1024, NULL, RUN | PRETRAIN, "attention heads (NH), a divisor of the channels"},
+    {"channels", 0, 'i', &opt.channels, 1, 65536, NULL, RUN | PRETRAIN, "width of the residual stream (C)"},
+    {"context", 0, 'i', &opt.context, 1, LARGEST, NULL, RUN | PRETRAIN | EXTEND | EVAL, "tokens a sequence (T)"},
+    {"pretrain-steps", 0, 'i', &opt.pretrain_steps, 1, 1e9, NULL, RUN, "training steps of the backbone"},
+    {"pretrain-batch", 0, 'i', &opt.pretrain_batch, 1, 65536, NULL, RUN, "sequences a step of the backbone"},
+    {"pretrain-lr", 0, 'r', &opt.pretrain_lr, 0, 10, NULL, RUN, "peak learning rate of the backbone"},
+    {"steps", 0, 'i', &opt.pretrain_steps, 1, 1e9, NULL, PRETRAIN, "training steps"},
+    {"batch", 0, 'i', &opt.pretrain_batch, 1, 65536, NULL, PRETRAIN, "sequences a step"},
+    {"lr", 0, 'r', &opt.pretrain_lr, 0, 10, NULL, PRETRAIN, "peak learning rate"},
+    {"steps", 0, 'i', &opt.steps, 1, 1e9, NULL, RUN | EXTEND, "training steps of an extension"},
+    {"batch", 0, 'i', &opt.batch, 1, 65536, NULL, RUN | EXTEND | EVAL, "sequences a step"},
+    {"lr", 0, 'r', &opt.lr, 0, 10, NULL, RUN | EXTEND, "peak learning rate of an extension"},
+    {"p", 0, 'r', &opt.p, 0, 1, NULL, RUN | EXTEND, "fraction of training sequences from the old domains"},
+    {"alpha", 0, 'r', &opt.alpha, 0, 1e6, NULL, RUN | EXTEND, "weight of the local loss (run: of neutral's)"},
+    {"gate", 0, 's', &opt.gate, 0, 0, "relu|sigmoid|none", RUN | EXTEND, "the adapter's gate (run: neutral's)"},
+    {"local", 0, 's', &opt.local, 0, 0, "l1|ce|none", RUN | EXTEND, "local loss: |r| on old text, or the gate's cross-entropy"},
+    {"init", 0, 's', &opt.init, 0, 0, "low|he", RUN | EXTEND, "variance of Wi and Wg: 1/(C L) or 2/C (run: neutral's)"},
+    {"hidden", 0, 'i', &opt.hidden, 0, 65536, NULL, RUN | EXTEND, "width of an adapter (H); 0: a fifth of the model's parameters"},
+    {"rank", 0, 'i', &opt.rank, 0, 65536, NULL, RUN | EXTEND, "rank of LoRA (R); 0: as many parameters as adapters have"},
+    {"new-rows", 0, 'i', &opt.new_rows, 0, 1, NULL, RUN | EXTEND, "1: also train wte's rows of tokens the backbone never saw"},
+    {"seed", 0, 'i', &opt.seed, 0, 1e15, NULL, RUN | PRETRAIN | EXTEND | SAMPLE, "of everything random"},
+    {"prompt", 'p', 's', &opt.prompt, 0, 0, NULL, SAMPLE, "the text to continue"},
+    {"count", 'n', 'i', &opt.count, 1, 1e9, NULL, SAMPLE, "tokens to draw at most"},
+    {"temperature", 0, 'r', &opt.temperature, 0, 100, NULL, SAMPLE, "0: always the most likely token"},
+    {"top-p", 0, 'r', &opt.top_p, 0, 1, NULL, SAMPLE, "draw among the likeliest tokens that hold this much probability"},
+    {"csv", 0, 's', &opt.csv, 0, 0, NULL, EVAL, "also write the figures to this file"},
+    {"threads", 0, 'i', &opt.threads, 0, 1024, NULL, ALL, "0: as many as there are cores"},
+};
+enum { OPTIONS = sizeof options / sizeof *options };
+
+// The first folder of a path is made if it is missing, then the next, to the last `/`; or, if `whole`, to the end. Dies if that cannot be.
+static void make_folders(const char *path, bool whole)
+{
+    char *part = strdup(path);
+    for (char *c = part + 1; ; c++) {
+        if (*c != '/' && (*c || !whole)) { if (!*c) break; continue; }
+        const char end = *c;
+        *c = 0;
+        struct stat s;
+        if (mkdir(part, 0777) && !(errno == EEXIST && !stat(part, &s) && S_ISDIR(s.st_mode)))
+            die("%s: cannot be made a folder: %s", part, errno == EEXIST ? "a file is in its place" : strerror(errno));
+        if (!(*c = end)) break;
+    }
+    const char *slash = strrchr(part, '/');
+    if (!whole) part[slash ? slash == part ? 1 : slash - part : 0] = 0;
+    if (access(*part ? part : ".", W_OK)) die("%s: cannot be written: %s", *part ? part : ".", strerror(errno));
+    free(part);
+}
+
+static const Method *method_find(const char *name, size_t length)
+{
+    for (int i = 0; i < METHODS; i++)
+        if (strlen(methods[i].name) == length && !strncmp(methods[i].name, name, length)) return &methods[i];
+    die("method %.*s: not known, expected naive, finetune, lora, adapter or neutral", (int)length, name);
+}
+
+// A loader over DATA's `split`, for the --old domains (may be NULL) and the new one.
+static Loader loader_open(const char *old, const char *new, const char *split, const Tokenizer *tokenizer, size_t context)
+{
+    Loader loader = {.random = random_stream((uint64_t)opt.seed, 3)};
+    for (const char *name = old; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
+        char domain[256];
+        if (loader.n_old == MAX_DOMAINS) die("--old %s: at most %d domains", old, MAX_DOMAINS);
+        snprintf(domain, sizeof domain, "%.*s", (int)strcspn(name, ","), name);
+        loader.old[loader.n_old++] = tokens_load(opt.data, domain, split, tokenizer, context);
+    }
+    loader.new = tokens_load(opt.data, new, split, tokenizer, context);
+    return loader;
+}
+
+// 1234567 as "1,234,567", in one of a few buffers used in turn.
+static const char *thousands(size_t n)
+{
+    static char texts[4][32];
+    static int turn;
+    char digits[32], *out = texts[turn = (turn + 1) % 4];
+    const int length = snprintf(digits, sizeof digits, "%zu", n);
+    for (int i = 0; i < length; i++) {
+        if (i && (length - i) % 3 == 0) *out++ = ',';
+        *out++ = digits[i];
+    }
+    *out = 0;
+    return texts[turn];
+}
+
+// What is about to run, on what, how: printed first by every subcommand that computes for long.
+static void print_settings(const char *command, const Model *m)
+{
+    const Dims *d = &m->dims;
+    printf("nr %s: seed %ld, %d thread%s%s\n", command, opt.seed, max_threads(), max_threads() > 1 ? "s" : "",
+#ifdef _OPENMP
+           "");
+#else
+           " (built without OpenMP)");
+#endif
+    printf("model: %zu layers, %zu heads, %zu channels, context %zu, vocabulary %zu: %s parameters\n", d->layers, d->heads, d->channels,
+           d->context, d->vocab, thousands(m->w.size));
+}
+
+// A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `seen` lacks are recorded as never seen.
+static Model *model_new(const Tokens *seen, Tokenizer *tokenizer)
+{
+    Model *m = allocate(1, sizeof *m);
+    m->tokenizer = tokenizer;
+    m->dims = (Dims){.layers = (size_t)opt.layers, .heads = (size_t)opt.heads, .channels = (size_t)opt.channels,
+                     .context = (size_t)opt.context, .vocab = (size_t)m->tokenizer->size};
+    dims_check("--heads, --channels, --layers", &m->dims);
+    m->w = tensors_allocate(SET_BACKBONE, &m->dims);
+    m->wte = m->w.at[WTE];
+    Random random = random_stream((uint64_t)opt.seed, 1);
+    tensors_init(&m->w, &m->dims, INIT_LOW, GATE_NONE, &random);
+    bool *met = allocate(m->dims.vocab, sizeof *met);
+    for (size_t i = 0; i < seen->count; i++) met[seen->ids[i]] = true;
+    m->knows_unseen = true;
+    m->unseen = allocate(m->dims.vocab, sizeof(int));
+    for (size_t v = 0; v < m->dims.vocab; v++)
+        if (!met[v]) m->unseen[m->n_unseen++] = (int)v;
+    free(met);
+    return m;
+}
+
+// Pretrains m on a domain of --data (DESIGN: warmup, cosine to a twentieth, decay 0.1).
+static Trained pretrain(Model *m, Loader *loader)
+{
+    const long warmup = opt.pretrain_steps / 10 < 100 ? opt.pretrain_steps / 10 : 100;
+    const Recipe recipe = {opt.pretrain_steps, opt.pretrain_batch, (long)m->dims.context, warmup, opt.pretrain_lr, 0.05, 0.1};
+    const Trained t = train("backbone", m, &m->w, SET_BACKBONE, &m->dims, &recipe, loader);
+    m->fingerprint = fingerprint(&m->w);
+    return t;
+}
+
+// The extension that a method and the options describe, plugged into m. ablate: --gate, --local, --init and --alpha apply.
+static Extension *extension_new(Model *m, const Method *method, bool ablate)
+{
+    Extension *x = allocate(1, sizeof *x);
+    const size_t C = m->dims.channels, L = m->dims.layers;
+    const double fifth = 0.2 * (double)m->w.size / (3.0 * (double)(C * L));
+    const size_t hidden = opt.hidden ? (size_t)opt.hidden : fifth < 16 ? 16 : 16 * (size_t)(fifth / 16 + 0.5);
+    snprintf(x->method, sizeof x->method, "%s", method->name);
+    x->gate = ablate && opt.gate ? (Gate)name_index(gate_names, opt.gate) : method->gate;
+    x->local = ablate && opt.local ? (Local)name_index(local_names, opt.local) : method->local;
+    x->init = ablate && opt.init ? (Init)name_index(init_names, opt.init) : method->init;
+    x->alpha = x->local == LOCAL_NONE ? 0 : ablate && !isnan(opt.alpha) ? opt.alpha : method->local == LOCAL_NONE ? 1 : method->alpha;
+    x->seed = (uint64_t)opt.seed;
+    x->dims = m->dims;
+    x->dims.hidden = method->sets & SET_ADAPTER ? hidden : 0;
+    x->dims.rank = method->sets & SET_LORA ? opt.rank ? (size_t)opt.rank : (3 * hidden + 8) / 16 : 0;
+    x->ids = allocate(m->n_unseen + 1, sizeof(int));
+    for (size_t i = 0; i < m->n_unseen && opt.new_rows; i++) {
+        bool taken = false;  // by an earlier extension
+        for (size_t e = 0; e < m->n_extensions; e++)
+            for (size_t k = 0; k < m->extension[e]->dims.rows; k++) taken |= m->extension[e]->ids[k] == m->unseen[i];
+        if (!taken) x->ids[x->dims.rows++] = m->unseen[i];
+    }
+    x->sets = (method->sets & ~SET_GATE) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0) | (x->dims.rows ? SET_ROWS : 0);
+    if (x->local == LOCAL_CE && x->gate != GATE_SIGMOID) die("--local ce: needs --gate sigmoid");
+    extension_init(x, m);
+    extension_attach(m, x);
+    return x;
+}
+
+// Extends m by a method, on what the loader draws. The backbone must come out as it went in.
+static Trained extend(Model *m, const Method *method, Loader *loader, bool ablate)
+{
+    const long warmup = opt.steps / 10 < 20 ? opt.steps / 10 : 20;
+    const Recipe recipe = {opt.steps, opt.batch, opt.context, warmup, isnan(opt.lr) ? method->lr : opt.lr, 0.1, 0};
+    loader->p = strcmp(method->name, "naive") && !isnan(opt.p) ? opt.p : method->p;
+    if (method->sets == SET_BACKBONE) {
+        const Trained t = train(method->name, m, &m->w, SET_BACKBONE, &m->dims, &recipe, loader);
+        m->fingerprint = fingerprint(&m->w);
+        return t;
+    }
+    Extension *x = extension_new(m, method, ablate);
+    x->p = loader->p;
+    x->lr = recipe.lr;
+    const Trained t = train(method->name, m, &x->w, x->sets, &x->dims, &recipe, loader);
+    x->steps = t.steps;
+    if (fingerprint(&m->w) != m->fingerprint) die("%s: the frozen backbone changed: a defect of nr", method->name);
+    return t;
+}
+
+static void command_pretrain(void)
+{
+    if (!opt.out) die("pretrain: -o FOLDER is missing");
+    Tokenizer *tokenizer = tokenizer_load(opt.data);
+    Loader loader = loader_open(NULL, opt.domain, "train", tokenizer, (size_t)opt.context);
+    Model *m = model_new(&loader.new, tokenizer);
+    make_folders(opt.out, true);
+    print_settings("pretrain", m);
+    pretrain(m, &loader);
+    model_save(m, opt.out);
+    printf("%s written%s\n", opt.out, interrupted ? " (interrupted)" : "");
+    loader_free(&loader);
+    model_free(m);
+}
+
+// Loads -i and every -x.
+static Model *model_of_options(void)
+{
+    Model *m = model_load(opt.in);
+    for (int i = 0; opt.extension[i]; i++) extension_load(m, opt.extension[i]);
+    if (!opt.context || (size_t)opt.context > m->dims.context) {
+        if (opt.context) die("--context %ld: the model has %zu positions", opt.context, m->dims.context);
+        opt.context = (long)m->dims.context;
+    }
+    return m;
+}
+
+static void command_extend(void)
+{
+    const Method *method = method_find(opt.method, strlen(opt.method));
+    if (!opt.out) die("extend: -o is missing: the file (finetune: the folder) to write");
+    if (!(method->sets & SET_ADAPTER) && (opt.gate || opt.local || opt.init || opt.hidden || !isnan(opt.alpha)))
+        die("--method %s: --gate, --local, --init, --alpha and --hidden are for adapter and neutral", method->name);
+    if (!(method->sets & SET_LORA) && opt.rank) die("--method %s: --rank is for lora", method->name);
+    Model *m = model_of_options();
+    if (method->sets == SET_BACKBONE && m->n_extensions) die("--method %s: the model cannot have extensions (-x)", method->name);
+    Loader loader = loader_open(opt.old, opt.new, "train", m->tokenizer, (size_t)opt.context);
+    make_folders(opt.out, method->sets == SET_BACKBONE);
+    print_settings("extend", m);
+    extend(m, method, &loader, true);
+    if (method->sets == SET_BACKBONE) model_save(m, opt.out);
+    else extension_save(m->extension[m->n_extensions - 1], m, opt.out);
+    printf("%s written%s\n", opt.out, interrupted ? " (interrupted)" : "");
+    loader_free(&loader);
+    model_free(m);
+}
+
+// A figure for a csv field: nothing where there is none.
+static void csv_number(FILE *file, const char *format, double x)
+{
+    fputc(',', file);
+    if (!isnan(x)) fprintf(file, format, x);
+}
+
+static void command_eval(void)
+{
+    Model *m = model_of_options();
+    Loader loader = loader_open(opt.domains, strrchr(opt.domains, ',') ? strrchr(opt.domains, ',') + 1 : opt.domains, opt.split,
+                                m->tokenizer, 1);
+    if (opt.csv) make_folders(opt.csv, false);
+    print_settings("eval", m);
+    Score scores[MAX_DOMAINS];
+    printf("\n%-12s %9s %9s %10s %11s %7s %7s\n", opt.split, "tokens", "nats", "perplexity", "bits/byte", "gate", "closed");
+    for (size_t i = 0; i < loader.n_old && !interrupted; i++) {
+        const Score s = scores[i] = evaluate(m, &loader.old[i], (size_t)opt.batch, (size_t)opt.context);
+        const char *name = strrchr(loader.old[i].path, '/') + 1;
+        printf("%-12.*s %9zu %9.4f %10.3f %11.4f", (int)strcspn(name, "_"), name, s.tokens, s.loss, exp(s.loss), s.bpb);
+        if (isnan(s.gate)) printf("       -       -\n");
+        else printf(" %7.3f %6.1f%%\n", s.gate, 100 * s.closed);
+    }
+    if (opt.csv && !interrupted) {
+        FILE *file = output_open(opt.csv);
+        fprintf(file, "domain,split,tokens,loss,perplexity,bpb,gate,closed\n");
+        for (size_t i = 0; i < loader.n_old; i++) {
+            const char *name = strrchr(loader.old[i].path, '/') + 1;
+            fprintf(file, "%.*s,%s,%zu,%.6f,%.6f,%.6f", (int)strcspn(name, "_"), name, opt.split, scores[i].tokens, scores[i].loss,
+                    exp(scores[i].loss), scores[i].bpb);
+            csv_number(file, "%.6f", scores[i].gate);
+            csv_number(file, "%.6f", scores[i].closed);
+            fputc('\n', file);
+        }
+        output_close(file);
+    }
+    loader_free(&loader);
+    model_free(m);
+}
+
+static void command_sample(void)
+{
+    Model *m = model_of_options();
+    size_t count;
+    int *prompt = tokenizer_encode(m->tokenizer, opt.prompt, strlen(opt.prompt), &count);
+    const int end = m->tokenizer->size - 1;
+    printf("%s", opt.prompt);
+    const double start = now();
+    const size_t drawn = sample(m, count ? prompt : &end, count ? count : 1, (size_t)opt.count, opt.temperature, opt.top_p,
+                                (uint64_t)opt.seed, false);
+    printf("\n");
+    fprintf(stderr, "[%zu tokens, %.0f tokens/s]\n", drawn, (double)drawn / (now() - start));
+    free(prompt);
+    model_free(m);
+}
+
+// One line of the experiment's table and of results.csv.
+typedef struct { char name[16]; size_t trained; Score old, new; double lr, alpha, p, seconds; } Result;
+
+static void write_csv(const char *path, const Result *r, size_t count)
+{
+    FILE *file = output_open(path);
+    fprintf(file, "method,lr,seed,trainable_params,old_loss,new_loss,old_bpb,new_bpb,gate_old,gate_new,closed_old,closed_new,alpha,p,new_rows,seconds\n");
+    for (size_t i = 0; i < count; i++, r++) {
+        fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->name, r->lr, opt.seed, r->trained, r->old.loss, r->new.loss, r->old.bpb, r->new.bpb);
+        csv_number(file, "%.6f", r->old.gate);
+        csv_number(file, "%.6f", r->new.gate);
+        csv_number(file, "%.6f", r->old.closed);
+        csv_number(file, "%.6f", r->new.closed);
+        csv_number(file, "%g", r->alpha);
+        csv_number(file, "%g", r->p);
+        fprintf(file, ",%ld,%.1f\n", opt.new_rows, r->seconds);
+    }
+    output_close(file);
+}
+
+// The table, 80 columns: losses and their change against the backbone, the first line.
+static void print_table(const Result *r, size_t count)
+{
+    printf("\n%-8s %9s | %-20.20s | %-20.20s | gate %%zero\n", "", "", opt.old, opt.new);
+    printf("%-8s %9s | %6s %7s %5s | %6s %7s %5s | %4.4s %4.4s %3.3s %3.3s\n", "method", "trained", "nats", "change", "bits/B", "nats", "change",
+           "bits/B", opt.old, opt.new, opt.old, opt.new);
+    const Result *base = r;
+    for (size_t i = 0; i < count; i++, r++) {
+        printf("%-8s %9s | %6.3f ", r->name, thousands(r->trained), r->old.loss);
+        if (i) printf("%+7.3f", r->old.loss - base->old.loss);
+        else printf("%7s", "");
+        printf(" %6.3f | %6.3f ", r->old.bpb, r->new.loss);
+        if (i) printf("%+7.3f", r->new.loss - base->new.loss);
+        else printf("%7s", "");
+        printf(" %6.3f |", r->new.bpb);
+        if (!isnan(r->old.gate)) printf(" %4.2f %4.2f %3.0f %3.0f", r->old.gate, r->new.gate, 100 * r->old.closed, 100 * r->new.closed);
+        printf("\n");
+    }
+}
+
+// Continues the first words of a file by a model, on one line.
+static void print_sample(const Model *m, const char *name, const Tokens *file)
+{
+    enum { WORDS = 4 };
+    const int end = m->tokenizer->size - 1;
+    int prompt[WORDS + 1] = {end};
+    printf("  %-8s ", name);
+    for (int i = 0; i < WORDS && (size_t)i < file->count; i++) {
+        size_t length;
+        const char *bytes = tokenizer_bytes(m->tokenizer, prompt[i + 1] = file->ids[i], &length);
+        fwrite(bytes, 1, length, stdout);
+    }
+    printf("|");
+    sample(m, prompt, WORDS + 1, 40, 0.5, 1, (uint64_t)opt.seed, true);
+    printf("\n");
+}
+
+// The experiment: a backbone of the old domain, extended from the same weights with the same data by each method.
+static void command_run(void)
+{
+    if (!opt.out) opt.out = "out";
+    const Method *chosen[16];
+    size_t n_chosen = 0;
+    for (const char *name = opt.methods; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
+        if (n_chosen == 16) die("--methods: more than 16");
+        chosen[n_chosen++] = method_find(name, strcspn(name, ","));
+    }
+    Tokenizer *tokenizer = tokenizer_load(opt.data);
+    const size_t T = (size_t)opt.context, B = (size_t)opt.batch;
+    Loader pretraining = loader_open(NULL, opt.old, "train", tokenizer, T), extending = loader_open(opt.old, opt.new, "train", tokenizer, T);
+    Loader check = loader_open(opt.old, opt.new, opt.split, tokenizer, 1);
+    if (check.n_old > 1) die("--old %s: run takes one old domain", opt.old);
+    Model *m = model_new(&pretraining.new, tokenizer);
+    char backbone[4096], path[4096], csv[4096];
+    if (snprintf(backbone, sizeof backbone, "%s/backbone", opt.out) > 4000) die("--out: path too long");
+    snprintf(csv, sizeof csv, "%s/results.csv", opt.out);
+    make_folders(backbone, true);
+    print_settings("run", m);
+    printf("data: %s, %s: %s tokens, %s: %s tokens; %zu of %zu tokens of the vocabulary never occur in %s\n", opt.data, opt.old,
+           thousands(pretraining.new.count), opt.new, thousands(extending.new.count), m->n_unseen, m->dims.vocab, opt.old);
+
+    Result results[17];
+    Trained t = pretrain(m, &pretraining);
+    model_save(m, backbone);
+    results[0] = (Result){"backbone", m->w.size, evaluate(m, &check.old[0], B, T), evaluate(m, &check.new, B, T), opt.pretrain_lr, NAN, NAN, t.seconds};
+    write_csv(csv, results, 1);
+    size_t done = 1;
+    model_free(m);
+    for (size_t i = 0; i < n_chosen && !interrupted; i++) {
+        const Method *method = chosen[i];
+        m = model_load(backbone);
+        extending.random = random_stream((uint64_t)opt.seed, 3);
+        t = extend(m, method, &extending, !strcmp(method->name, "neutral"));
+        if (interrupted) break;
+        const Extension *x = m->n_extensions ? m->extension[0] : NULL;
+        Result *r = &results[done++];
+        *r = (Result){"", x ? x->w.size : m->w.size, evaluate(m, &check.old[0], B, T), evaluate(m, &check.new, B, T),
+                      isnan(opt.lr) ? method->lr : opt.lr, x && x->local != LOCAL_NONE ? x->alpha : (double)NAN, extending.p, t.seconds};
+        snprintf(r->name, sizeof r->name, "%s", method->name);
+        snprintf(path, sizeof path, x ? "%s/%s.safetensors" : "%s/%s", opt.out, method->name);
+        if (!x) make_folders(path, true);
+        if (x) extension_save(x, m, path);
+        else model_save(m, path);
+        write_csv(csv, results, done);
+        model_free(m);
+    }
+    print_table(results, done);
+    if (interrupted) die("interrupted; what was finished is in %s", opt.out);
+
+    for (int new = 0; new < 2; new++) {
+        printf("\n%s, continued by\n", new ? opt.new : opt.old);
+        for (size_t i = 0; i < done; i++) {
+            const Result *r = &results[i];
+            const bool neutral = !strcmp(r->name, "neutral");
+            if (i && !neutral && strcmp(r->name, "naive")) continue;
+            snprintf(path, sizeof path, "%s/%s", opt.out, neutral ? "backbone" : r->name);
+            m = model_load(path);
+            snprintf(path, sizeof path, "%s/neutral.safetensors", opt.out);
+            if (neutral) extension_load(m, path);
+            print_sample(m, r->name, new ? &check.new : &check.old[0]);
+            model_free(m);
+        }
+    }
+    printf("\n%s written\n", csv);
+    loader_free(&pretraining);
+    loader_free(&extending);
+    loader_free(&check);
+}
+
+static const struct { const char *name; int command; void (*run)(void); const char *about, *example; } commands[] = {
+    {"run", RUN, command_run, "pretrain on the old domain, extend to the new one by each method, compare (the default)",
+     "nr run --data data/multi30k --old en --new fr"},
+    {"pretrain", PRETRAIN, command_pretrain, "train a backbone", "nr pretrain --data data/multi30k --domain en -o models/en"},
+    {"extend", EXTEND, command_extend, "teach a model a new domain by one method", "nr extend -i models/en --data data/multi30k --old en --new fr -o fr.safetensors"},
+    {"eval", EVAL, command_eval, "loss, perplexity and bits per byte over whole files", "nr eval -i models/en -x fr.safetensors --data data/multi30k --domains en,fr"},
+    {"sample", SAMPLE, command_sample, "continue a text", "nr sample -i models/en -x fr.safetensors -p \"Un homme\" -n 40"},
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_help(int command)
+{
+    if (!command) {
+        printf("nr: teach a GPT a new language without forgetting the old one (neutral residues)\n\n");
+        for (int i = 0; i < COMMANDS; i++) printf("  nr %-9s %s\n", commands[i].name, commands[i].about);
+        printf("\nnr COMMAND --help lists the options of a command. nr alone is nr run.\n");
+        return;
+    }
+    for (int i = 0; i < COMMANDS; i++)
+        if (commands[i].command == command)
+            printf("nr %s: %s\n\n  %s\n\n", commands[i].name, commands[i].about, commands[i].example);
+    for (int i = 0; i < OPTIONS; i++) {
+        const Option *o = &options[i];
+        if (!(o->commands & command)) continue;
+        char name[64], value[128] = "";
+        snprintf(name, sizeof name, "--%s%s%c", o->name, o->letter ? ", -" : "", o->letter ? o->letter : ' ');
+        printf("  %-18s %s", name, o->help);
+        if (o->choices) printf(" (%s)", o->choices);
+        if (o->type == 'i') snprintf(value, sizeof value, "%ld", *(long *)o->value);
+        else if (o->type == 'r' && !isnan(*(double *)o->value)) snprintf(value, sizeof value, "%g", *(double *)o->value);
+        else if (o->type == 's' && *(char **)o->value) snprintf(value, sizeof value, "%s", *(char **)o->value);
+        if (*value) printf(" [%s]", value);
+        printf("\n");
+    }
+    if (!(command & (RUN | EXTEND))) return;
+    printf("\nMethods, and the defaults they set:\n");
+    for (int i = 0; i < METHODS; i++)
+        printf("  %-9s --lr %g --p %g --gate %s --local %s --init %s --alpha %g  %s\n", methods[i].name, methods[i].lr, methods[i].p,
+               gate_names[methods[i].gate], local_names[methods[i].local], init_names[methods[i].init], methods[i].alpha, methods[i].about);
+}
+
+// Checks a value and stores it where the option's entry says.
+static void option_set(const Option *o, const char *value)
+{
+    char *end;
+    if (o->type == 's' || o->type == 'x') {
+        size_t length = strlen(value);
+        bool known = !o->choices;
+        for (const char *c = o->choices; c && !known; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL)
+            known = strcspn(c, "|") == length && !strncmp(c, value, length);
+        if (!known) die("--%s %s: not known, expected %s", o->name, value, o->choices);
+        if (o->type == 's') { *(const char **)o->value = value; return; }
+        int i = 0;
+        while (((const char **)o->value)[i]) i++;
+        if (i == MAX_EXTENSIONS) die("--%s: given more than %d times", o->name, MAX_EXTENSIONS);
+        ((const char **)o->value)[i] = value;
+        return;
+    }
+    errno = 0;
+    const double x = o->type == 'i' ? (double)strtoll(value, &end, 10) : strtod(value, &end);
+    if (!*value || *end || errno || !(x >= o->least) || !(x <= o->most))
+        die("--%s %s: expected a %s from %.15g to %.15g", o->name, value, o->type == 'i' ? "whole number" : "number", o->least, o->most);
+    if (o->type == 'i') *(long *)o->value = (long)x;
+    else *(double *)o->value = x;
+}
+
+#ifndef NR_LIBRARY
+int main(int argc, char **argv)
+{
+    program = "nr";
+    const uint16_t one = 1;
+    if (*(const char *)&one != 1) die("little-endian machines only");
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    int i = 1, c = 0;
+    if (i < argc && argv[i][0] != '-') {
+        for (c = 0; c < COMMANDS && strcmp(commands[c].name, argv[i]); c++) {}
+        if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval or sample (nr --help)", argv[i]);
+        i++;
+    } else if (i < argc && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))) {
+        print_help(0);
+        return 0;
+    }
+    if (commands[c].command & (EXTEND | EVAL)) opt.context = 0;  // the model's
+    while (i < argc) {
+        const char *word = argv[i++];
+        if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
+            print_help(commands[c].command);
+            return 0;
+        }
+        const Option *found = NULL;
+        for (int o = 0; o < OPTIONS; o++)
+            if ((options[o].commands & commands[c].command) && ((!strncmp(word, "--", 2) && !strcmp(word + 2, options[o].name))
+                || (word[0] == '-' && word[1] == options[o].letter && word[1] && !word[2]))) found = &options[o];
+        if (!found) die("%s: not an option of %s (nr %s --help lists them)", word, commands[c].name, commands[c].name);
+        if (i == argc) die("%s: a value is missing", word);
+        option_set(found, argv[i++]);
+    }
+#ifdef _OPENMP
+    if (opt.threads) omp_set_num_threads((int)opt.threads);
+#endif
+    commands[c].run();
+    if (fflush(stdout) || ferror(stdout)) die("standard output: %s", strerror(errno));
+    return interrupted ? 130 : 0;
+}
+#endif
