@@ -236,7 +236,7 @@ static void multiply_panels(real *tile, size_t K, const real *a, const real *b)
 static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias, const real *add)
 {
     const size_t chunk = b.col == 1 ? round_up((N + (size_t)max_threads() - 1) / (size_t)max_threads(), 64) : 64;
-    #pragma omp parallel for if (N * K > 1 << 14)
+    #pragma omp parallel for if (N * K > 1 << 17)
     for (size_t j0 = 0; j0 < N; j0 += chunk) {
         const size_t j1 = least(j0 + chunk, N);
         for (size_t j = j0; j < j1; j++) c[j] = (add ? add[j] : 0) + (bias ? bias[j] : 0);
@@ -1407,6 +1407,14 @@ static void safetensors_read(const Safetensors *s, const StoredList *e)
     if (others > known) die("%s: has %zu tensors that do not belong to it", s->path, others - known);
 }
 
+// Is `text` one of the choices, which are separated by "|"?
+static bool choice_known(const char *choices, const char *text)
+{
+    for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL)
+        if (strcspn(c, "|") == strlen(text) && !strncmp(c, text, strlen(text))) return true;
+    return false;
+}
+
 // A whole number of config.json between 1 and `most`; dies on anything else.
 static size_t config_size(const char *path, const Json *config, const char *key, size_t most)
 {
@@ -1416,7 +1424,7 @@ static size_t config_size(const char *path, const Json *config, const char *key,
     return (size_t)x->number;
 }
 
-// Dies if config.json has `key` with another value than `expected`, as the text of a string, a number or a constant.
+// Dies if config.json has `key` with a value that is not among `expected`, as texts separated by "|".
 static void config_expect(const char *path, const Json *config, const char *key, const char *expected)
 {
     const Json *x = json_get(config, key);
@@ -1425,7 +1433,7 @@ static void config_expect(const char *path, const Json *config, const char *key,
     if (x->type == '"') snprintf(found, sizeof found, "%.60s", x->string);
     else if (x->type == '0') snprintf(found, sizeof found, "%g", x->number);
     else snprintf(found, sizeof found, "%s", x->type == 't' ? "true" : x->type == 'f' ? "false" : x->type == 'n' ? "null" : "a list");
-    if (strcmp(found, expected)) die("%s: \"%s\" is %s, but nr computes with %s only", path, key, found, expected);
+    if (!choice_known(expected, found)) die("%s: \"%s\" is %s, but nr computes with %s only", path, key, found, expected);
 }
 
 enum { LARGEST = 1 << 20 };  // of any dimension; their products fit 64 bits
@@ -1450,8 +1458,7 @@ static Model *model_load(const char *folder)
     if (config->type != '{') die("%s: not a JSON object", path);
     if (!json_get(config, "model_type")) die("%s: \"model_type\" is missing, expected gpt2", path);
     config_expect(path, config, "model_type", "gpt2");
-    if (!json_get(config, "activation_function") || strcmp(json_get(config, "activation_function")->type == '"' ?
-        json_get(config, "activation_function")->string : "", "gelu_pytorch_tanh")) config_expect(path, config, "activation_function", "gelu_new");
+    config_expect(path, config, "activation_function", "gelu_new|gelu_pytorch_tanh");
     config_expect(path, config, "layer_norm_epsilon", "1e-05");
     config_expect(path, config, "tie_word_embeddings", "true");
     config_expect(path, config, "scale_attn_weights", "true");
@@ -1724,29 +1731,34 @@ static Score evaluate(const Model *m, const Tokens *file, size_t B, size_t T)
 // ---------------------------------------------------------------------------------------------------------------------
 // Sampling.
 
+static int compare_falling(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x < y) - (x > y);
+}
+
 // Draws a token from softmax(logits / temperature), among the fewest most likely tokens whose probabilities sum to top_p.
 // Temperature 0 takes the most likely.
 static int sample_token(const real *logits, size_t V, double temperature, double top_p, Random *random)
 {
-    size_t best = 0;
+    size_t chosen = 0;
     for (size_t i = 1; i < V; i++)
-        if (logits[i] > logits[best]) best = i;
-    if (temperature == 0) return (int)best;
-    double *p = allocate(V, sizeof *p), sum = 0, kept = 0, floor = 0;
-    for (size_t i = 0; i < V; i++) sum += p[i] = exp((double)(logits[i] - logits[best]) / temperature);
-    // The nucleus is { p >= floor }: lower the floor to the next probability until it holds enough.
-    for (double next = 1; kept < top_p * sum && next > 0;) {
-        floor = next;
-        kept = next = 0;
-        for (size_t i = 0; i < V; i++) {
-            if (p[i] >= floor) kept += p[i];
-            else if (p[i] > next) next = p[i];
-        }
+        if (logits[i] > logits[chosen]) chosen = i;
+    if (temperature == 0) return (int)chosen;
+    double *p = allocate(V, sizeof *p), sum = 0, least_likely = 0;
+    for (size_t i = 0; i < V; i++) sum += p[i] = exp((double)(logits[i] - logits[chosen]) / temperature);
+    if (top_p < 1) {
+        double *sorted = allocate(V, sizeof *sorted), kept = 0;
+        memcpy(sorted, p, V * sizeof *p);
+        qsort(sorted, V, sizeof *sorted, compare_falling);
+        for (size_t i = 0; i < V && kept < top_p * sum; i++) kept += least_likely = sorted[i];
+        free(sorted);
+        sum = 0;
+        for (size_t i = 0; i < V; i++) sum += p[i] >= least_likely ? p[i] : 0;
     }
-    double target = random_uniform(random) * kept;
-    size_t chosen = best;
+    double target = random_uniform(random) * sum;
     for (size_t i = 0; i < V; i++) {
-        if (p[i] < floor) continue;
+        if (p[i] < least_likely) continue;
         chosen = i;
         if ((target -= p[i]) < 0) break;
     }
@@ -1754,36 +1766,55 @@ static int sample_token(const real *logits, size_t V, double temperature, double
     return (int)chosen;
 }
 
-// Continues `count` tokens by up to n more, printing bytes as they become complete UTF-8; stops after an end of text if `stop`. The keys
-// and values that forward keeps are the cache; past the context the last half is kept and run again. Returns the tokens drawn.
+// Prints bytes to stdout, holding back those of a UTF-8 character until it is complete. held: at most 4 bytes, `n_held` of them.
+static void print_utf8(char *held, size_t *n_held, const char *bytes, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        const unsigned char byte = (unsigned char)bytes[i];
+        if (*n_held && (byte & 0xC0) != 0x80) fwrite(held, 1, *n_held, stdout), *n_held = 0;  // cut short: no character
+        held[(*n_held)++] = bytes[i];
+        const unsigned char first = (unsigned char)held[0];
+        if (*n_held >= (first >= 0xF0 ? 4u : first >= 0xE0 ? 3u : first >= 0xC0 ? 2u : 1u)) fwrite(held, 1, *n_held, stdout), *n_held = 0;
+    }
+    fflush(stdout);
+}
+
+// Continues `count` tokens by up to n more, printing each character when it is complete; stops at an end of text if `stop`. The keys and
+// values that forward keeps are the cache; positions are absolute, so past the context the last half is kept and run again. Returns
+// how many tokens were drawn.
 static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, double top_p, uint64_t seed, bool stop)
 {
-    const size_t T = m->dims.context;
+    const size_t T = m->dims.context, half = (T + 1) / 2;
     Activations a = activations_allocate(m, 1, T, 1, NULL, true);
     int *tokens = allocate(T + 1, sizeof(int));
     Random random = random_stream(seed, 4);
-    if (count > T) prompt += count - T / 2, count = T / 2;
+    char held[4];
+    size_t drawn = 0, start = 0, n_held = 0;
+    if (count > T) {
+        fprintf(stderr, "[the prompt has %zu tokens: the last %zu are kept]\n", count, half);
+        prompt += count - half, count = half;
+    }
     memcpy(tokens, prompt, count * sizeof(int));
-    size_t done = 0, start = 0;
-    for (; done < n && !interrupted; done++) {
+    while (drawn < n && !interrupted) {
         if (count > T) {
-            memmove(tokens, tokens + count - T / 2, T / 2 * sizeof(int));
-            count = T / 2;
+            if (drawn <= T) fprintf(stderr, "[past the context of %zu tokens: the last %zu are kept, from now on]\n", T, half);
+            memmove(tokens, tokens + count - half, half * sizeof(int));
+            count = half;
             start = 0;
         }
         model_forward(m, &a, tokens + start, 1, count, start);
         start = count;
-        const int token = sample_token(a.logits.at, m->dims.vocab, temperature, top_p, &random);
-        tokens[count++] = token;
+        const int token = tokens[count++] = sample_token(a.logits.at, m->dims.vocab, temperature, top_p, &random);
+        drawn++;
         if (stop && token == m->tokenizer->size - 1) break;
         size_t length;
         const char *bytes = tokenizer_bytes(m->tokenizer, token, &length);
-        fwrite(bytes, 1, length, stdout);
-        fflush(stdout);
+        print_utf8(held, &n_held, bytes, length);
     }
+    fwrite(held, 1, n_held, stdout);
     activations_free(&a);
     free(tokens);
-    return done;
+    return drawn;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -2161,20 +2192,19 @@ static void print_table(const Result *r, size_t count)
     }
 }
 
-// Continues the first words of a file by a model, on one line.
+// The first tokens of a file, and how a model continues them, on one line.
 static void print_sample(const Model *m, const char *name, const Tokens *file)
 {
-    enum { WORDS = 4 };
-    const int end = m->tokenizer->size - 1;
-    int prompt[WORDS + 1] = {end};
+    enum { PROMPT = 6 };
+    int prompt[PROMPT + 1] = {m->tokenizer->size - 1};
+    size_t count = 1, length;
     printf("  %-8s ", name);
-    for (int i = 0; i < WORDS && (size_t)i < file->count; i++) {
-        size_t length;
-        const char *bytes = tokenizer_bytes(m->tokenizer, prompt[i + 1] = file->ids[i], &length);
+    for (; count <= PROMPT && count < file->count; count++) {
+        const char *bytes = tokenizer_bytes(m->tokenizer, prompt[count] = file->ids[count - 1], &length);
         fwrite(bytes, 1, length, stdout);
     }
     printf("|");
-    sample(m, prompt, WORDS + 1, 40, 0.5, 1, (uint64_t)opt.seed, true);
+    sample(m, prompt, count, 40, 0.5, 1, (uint64_t)opt.seed, true);
     printf("\n");
 }
 
@@ -2296,11 +2326,7 @@ static void option_set(const Option *o, const char *value)
 {
     char *end;
     if (o->type == 's' || o->type == 'x') {
-        size_t length = strlen(value);
-        bool known = !o->choices;
-        for (const char *c = o->choices; c && !known; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL)
-            known = strcspn(c, "|") == length && !strncmp(c, value, length);
-        if (!known) die("--%s %s: not known, expected %s", o->name, value, o->choices);
+        if (o->choices && !choice_known(o->choices, value)) die("--%s %s: not known, expected %s", o->name, value, o->choices);
         if (o->type == 's') { *(const char **)o->value = value; return; }
         int i = 0;
         while (((const char **)o->value)[i]) i++;

@@ -92,7 +92,7 @@ fetch() { # URL: its last part as a file in $tmp, from $from or from the network
         if have curl; then curl -fsSL --connect-timeout 20 -o "$tmp/$name" "$1" 2>"$tmp/why"
         elif have wget; then wget -q -O "$tmp/$name" "$1" 2>"$tmp/why"
         else die "neither curl nor wget is here; download $1 yourself and give its folder with --from"
-        fi || die "cannot download $1 ($(head -n 1 "$tmp/why")); with a copy at hand, use --from DIR"
+        fi || { why=$(head -n 1 "$tmp/why"); die "cannot download $1 (${why:-no network?}); with a copy at hand, use --from DIR"; }
     fi
     want=$(known_sum "$name")
     got=$(sha256 "$tmp/$name")

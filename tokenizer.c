@@ -1,25 +1,26 @@
-// tokenizer.c: a byte-level BPE tokenizer, exact against GPT-2's. It trains a vocabulary, turns text into tokens and back.
+// tokenizer.c: a byte-level BPE tokenizer, exact against GPT-2's: it trains a vocabulary, encodes text and decodes it.
 //
 // A text becomes tokens in two steps. First it is cut into words, by a fixed pattern of letters, numbers, spaces and
-// the rest; a space belongs to the word after it, so "a cat's 9 lives" is "a", " cat", "'s", " 9", " lives". Then every
+// the rest; a space belongs to the word behind it, so "a cat's 9 lives" is "a", " cat", "'s", " 9", " lives". Then each
 // word starts as its bytes, and neighbours are merged, pair after pair, in the order in which training found the pairs.
 // Any bytes at all can be encoded, and decoding gives them back: the 256 bytes are tokens themselves.
 //
-// Training counts the distinct words of a text, and then, again and again, makes the most frequent pair of neighbouring
-// tokens a new token. So a token's id says when it was made: a low id is a frequent piece.
+// Training counts the distinct words of a text and then, again and again, makes the most frequent pair of neighbouring
+// tokens a new token. So a token's id says when it was made: the lowest id is the merge to do first.
 //
-//     ./tokenizer train -v 1024 -o FOLDER text.txt        writes FOLDER/vocab.json and FOLDER/merges.txt
+//     ./tokenizer train -v 1024 -o FOLDER text.txt            writes FOLDER/vocab.json and FOLDER/merges.txt
 //     ./tokenizer encode -m FOLDER -o tokens.bin text.txt
 //     ./tokenizer decode -m FOLDER tokens.bin
 //
 // It is also a library: #define TOKENIZER_LIBRARY, then #include "tokenizer.c". That leaves out training and main().
-// The rooms, in order: utilities, characters, JSON, words, the vocabulary, encoding, the vocabulary's files; and for
-// the program alone: reading text, training, tokens.bin, the command line.
+// The rooms, in order: utilities, the map and the heap, characters, JSON, words, the vocabulary, encoding, the
+// vocabulary's files; and for the program alone: reading text, training, the command line.
 
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
 #include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -38,7 +39,7 @@
 // ---------------------------------------------------------------------------------------------------------------------
 // Utilities: errors, memory, files. There is one way to fail: one line on stderr, no half-written file, exit 1.
 
-static const char *program = "tokenizer"; // the name in front of messages
+static const char *program = "tokenizer";    // the name in front of messages
 static char *output_path, *output_temporary; // the file being written, and the name it has until it is whole
 
 static _Noreturn void die(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -50,7 +51,8 @@ static _Noreturn void die(const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
-    for (char *c = message; *c; c++) if ((unsigned char)*c < 32 || *c == 127) *c = '?'; // file names and tokens can hold anything
+    for (char *c = message; *c; c++) // names of files and tokens can hold anything
+        if ((unsigned char)*c < 32 || *c == 127) *c = '?';
     fprintf(stderr, "%s: %s\n", program, message);
     if (output_temporary) unlink(output_temporary);
     exit(1);
@@ -77,12 +79,12 @@ static void *grow(void *list, size_t *capacity, size_t needed, size_t size) {
     return list;
 }
 
-// Returns "folder/name", to be freed.
-static char *path_in(const char *folder, const char *name) {
-    size_t size = strlen(folder) + strlen(name) + 2;
-    char *path = allocate(size, 1);
-    snprintf(path, size, "%s/%s", folder, name);
-    return path;
+// Returns two strings and what is to stand between them as one, to be freed.
+static char *join(const char *first, const char *between, const char *second) {
+    size_t size = strlen(first) + strlen(between) + strlen(second) + 1;
+    char *string = allocate(size, 1);
+    snprintf(string, size, "%s%s%s", first, between, second);
+    return string;
 }
 
 // Creates a folder, unless it is there already; dies when that cannot be.
@@ -95,12 +97,17 @@ static void make_folder(const char *path) {
 
 // Opens a file to read; "-" is standard input. Dies when it is not there, or is a folder.
 static FILE *open_file(const char *path) {
-    if (strcmp(path, "-") == 0) return stdin;
     struct stat status;
+    if (strcmp(path, "-") == 0) return stdin;
     FILE *file = fopen(path, "rb");
     if (!file) die("%s: %s", path, strerror(errno));
     if (fstat(fileno(file), &status) == 0 && S_ISDIR(status.st_mode)) die("%s: is a folder, not a file", path);
     return file;
+}
+
+// Closes a file that was read.
+static void close_file(FILE *file) {
+    if (file != stdin) fclose(file);
 }
 
 // Reads a whole file. Returns its bytes with a NUL behind them, to be freed, and how many there are; dies on any error.
@@ -114,26 +121,23 @@ static char *read_file(const char *path, size_t *size) {
         length += got;
     } while (got > 0);
     if (ferror(file)) die("%s: %s", path, strerror(errno));
-    fclose(file);
+    close_file(file);
     bytes[length] = 0;
     *size = length;
     return bytes;
 }
 
 // Opens a file to write, one at a time. It appears whole or not at all: until output_close it is PATH.tmp, and an
-// older file keeps its place. Dies when that cannot be opened, or when PATH is there and no plain file.
+// older file keeps its place. Dies when that cannot be opened, or when PATH is there and is no plain file.
 static FILE *output_open(const char *path) {
     struct stat status;
     if (output_path) die("%s: cannot be written before %s is", path, output_path);
-    if (stat(path, &status) == 0 && !S_ISREG(status.st_mode)) die("%s: is no plain file, and would be replaced", path);
-    size_t size = strlen(path) + 5;
-    char *temporary = allocate(size, 1);
-    snprintf(temporary, size, "%s.tmp", path);
+    if (stat(path, &status) == 0 && !S_ISREG(status.st_mode)) die("%s: is not a plain file", path);
+    char *temporary = join(path, ".", "tmp");
     FILE *file = fopen(temporary, "wb");
-    if (!file) die("%s: %s", temporary, strerror(errno));
+    if (!file) die("%s: cannot be written: %s", path, strerror(errno));
     output_temporary = temporary;
-    output_path = allocate(size, 1);
-    memcpy(output_path, path, size - 4);
+    output_path = join(path, "", "");
     return file;
 }
 
@@ -153,6 +157,20 @@ static void finish_stdout(void) {
     if (fflush(stdout) || ferror(stdout)) die("standard output: %s", strerror(errno));
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// The map gives byte strings numbers: 0, 1, 2, in the order in which they first come. Tokens, merges, the words of a
+// text and the pairs in them are all kept in maps. The heap gives whatever is next.
+
+typedef struct { uint32_t hash; int number; } Slot; // of the key with this number - 1; 0: an empty slot
+
+typedef struct {
+    int count;           // number of keys
+    char *bytes;         // all keys, one behind the other
+    size_t *start;       // (count + 1) key k is bytes[start[k]] up to bytes[start[k + 1]]
+    Slot *slots;         // an open hash table, at most half full
+    size_t slot_count, bytes_capacity, start_capacity;
+} Map;
+
 enum { FNV_START = 0x811c9dc5 };
 
 // Returns the 32-bit FNV-1a hash of some bytes, continued from `hash`, which starts as FNV_START.
@@ -161,8 +179,66 @@ static uint32_t fnv1a(uint32_t hash, const void *bytes, size_t size) {
     return hash;
 }
 
-typedef struct { uint64_t order, item; } Entry;                        // what comes first, and among equals
-typedef struct { Entry *entries; size_t count, capacity; } Heap;       // every entry is below its two children's
+// Returns the key with a number, no NUL behind it, and its size.
+static const char *map_key(const Map *map, int number, size_t *size) {
+    *size = map->start[number + 1] - map->start[number];
+    return map->bytes + map->start[number];
+}
+
+// Returns the slot of a key, or the empty one where it would be. The map must have slots.
+static Slot *map_slot(const Map *map, const void *key, size_t size, uint32_t hash) {
+    size_t mask = map->slot_count - 1, i = (hash ^ hash >> 15) & mask, other_size; // FNV's low bits alone are poor
+    for (; map->slots[i].number; i = (i + 1) & mask) {
+        if (map->slots[i].hash != hash) continue;
+        const char *other = map_key(map, map->slots[i].number - 1, &other_size);
+        if (other_size == size && memcmp(other, key, size) == 0) break;
+    }
+    return map->slots + i;
+}
+
+// Returns the number of a key, -1 if it is not in the map.
+static int map_find(const Map *map, const void *key, size_t size) {
+    return map->slots ? map_slot(map, key, size, fnv1a(FNV_START, key, size))->number - 1 : -1;
+}
+
+// Returns the number of a key, which is added if it is not in the map; dies when memory runs out.
+static int map_add(Map *map, const void *key, size_t size) {
+    uint32_t hash = fnv1a(FNV_START, key, size);
+    size_t count = (size_t)map->count;
+    if (2 * (count + 1) > map->slot_count) {
+        Map larger = *map;
+        larger.slot_count = map->slot_count ? 2 * map->slot_count : 1024;
+        larger.slots = allocate(larger.slot_count, sizeof(Slot));
+        for (size_t i = 0; i < map->slot_count; i++) {
+            if (!map->slots[i].number) continue;
+            size_t old_size;
+            const char *old = map_key(map, map->slots[i].number - 1, &old_size);
+            *map_slot(&larger, old, old_size, map->slots[i].hash) = map->slots[i];
+        }
+        free(map->slots);
+        *map = larger;
+    }
+    Slot *slot = map_slot(map, key, size, hash);
+    if (slot->number) return slot->number - 1;
+    if (map->count == INT_MAX) die("out of memory: more than %d keys in a map", INT_MAX);
+    map->start = grow(map->start, &map->start_capacity, count + 2, sizeof *map->start);
+    if (count == 0) map->start[0] = 0;
+    map->bytes = grow(map->bytes, &map->bytes_capacity, map->start[count] + size, 1);
+    memcpy(map->bytes + map->start[count], key, size);
+    map->start[count + 1] = map->start[count] + size;
+    *slot = (Slot){hash, ++map->count};
+    return map->count - 1;
+}
+
+// Frees what a map holds.
+static void map_free(Map *map) {
+    free(map->bytes);
+    free(map->start);
+    free(map->slots);
+}
+
+typedef struct { uint64_t order, item; } Entry;                  // what comes first, and among equals
+typedef struct { Entry *entries; size_t count, capacity; } Heap; // entry i is to leave before 2i + 1 and 2i + 2
 
 // Is entry a to leave the heap before b?
 static int entry_before(Entry a, Entry b) {
@@ -179,7 +255,7 @@ static void heap_push(Heap *heap, uint64_t order, uint64_t item) {
     heap->entries[i] = entry;
 }
 
-// Removes and returns the first entry; the heap must not be empty. The last entry sinks from its place to where it belongs.
+// Removes and returns the first entry of a heap that is not empty. The last one sinks from there to where it belongs.
 static Entry heap_pop(Heap *heap) {
     Entry first = heap->entries[0], last = heap->entries[--heap->count];
     size_t i = 0, child;
@@ -345,13 +421,18 @@ static _Noreturn void json_fail(const JsonReader *r, const char *expected) {
     die("%s: JSON: expected %s at byte %zu, found %s", r->name, expected, r->at, found);
 }
 
+// Is it a digit of a number?
+static int is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
 // Returns the next byte without taking it; 0, which is valid nowhere in JSON, at the end.
 static char json_peek(const JsonReader *r) {
     return r->at < r->size ? r->text[r->at] : 0;
 }
 
-// The same, after white space.
-static char json_peek_word(JsonReader *r) {
+// The same, behind any white space.
+static char json_skip(JsonReader *r) {
     while (json_peek(r) == ' ' || json_peek(r) == '\t' || json_peek(r) == '\n' || json_peek(r) == '\r') r->at++;
     return json_peek(r);
 }
@@ -361,7 +442,7 @@ static uint32_t json_hex(JsonReader *r) {
     uint32_t code = 0;
     for (int i = 0; i < 4; i++, r->at++) {
         char c = json_peek(r);
-        int digit = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+        int digit = is_digit(c) ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
         if (digit < 0) json_fail(r, "a hexadecimal digit");
         code = code << 4 | (uint32_t)digit;
     }
@@ -371,73 +452,63 @@ static uint32_t json_hex(JsonReader *r) {
 // Takes a string. Returns its bytes with a NUL behind them, to be freed, and how many there are.
 static char *json_string(JsonReader *r, size_t *length) {
     static const char escapes[] = "\"\\/bfnrt", escaped[] = "\"\\/\b\f\n\r\t";
-    if (json_peek_word(r) != '"') json_fail(r, "'\"'");
-    size_t end = ++r->at, n = 0;
-    while (end < r->size && r->text[end] != '"') end += r->text[end] == '\\' ? 2 : 1;
-    char *string = allocate((end < r->size ? end : r->size) - r->at + 5, 1); // escapes only ever shrink
-    while (json_peek(r) != '"') {
-        unsigned char c = (unsigned char)json_peek(r);
-        if (c < 32) json_fail(r, r->at < r->size ? "no control character in a string" : "'\"'");
-        r->at++;
+    char *string = NULL, c;
+    size_t capacity = 0, n = 0;
+    if (json_skip(r) != '"') json_fail(r, "'\"'");
+    for (r->at++; (c = json_peek(r)) != '"';) {
+        string = grow(string, &capacity, n + 5, 1); // a character, and the NUL behind the last
+        if ((unsigned char)c < 32) json_fail(r, "'\"'");
         if (c != '\\') {
-            string[n++] = (char)c;
+            uint32_t code;
+            size_t bytes = (size_t)utf8_decode(r->text + r->at, r->size - r->at, &code);
+            if (bytes == 0) json_fail(r, "UTF-8");
+            memcpy(string + n, r->text + r->at, bytes);
+            r->at += bytes;
+            n += bytes;
             continue;
         }
+        r->at++;
         const char *escape = json_peek(r) ? strchr(escapes, json_peek(r)) : NULL;
+        if (!escape && json_peek(r) != 'u') json_fail(r, "an escape");
+        r->at++;
         if (escape) {
             string[n++] = escaped[escape - escapes];
-            r->at++;
             continue;
         }
-        if (json_peek(r) != 'u') json_fail(r, "an escape");
-        r->at++;
-        uint32_t code = json_hex(r);
-        if (code >= 0xd800 && code < 0xdc00 && r->size - r->at > 2 && memcmp(r->text + r->at, "\\u", 2) == 0) {
+        uint32_t code = json_hex(r), low = 0;
+        if (code >> 10 == 0xd800 >> 10 && r->size - r->at >= 6 && memcmp(r->text + r->at, "\\u", 2) == 0) {
             r->at += 2;
-            uint32_t low = json_hex(r);
-            if (low >= 0xdc00 && low < 0xe000) code = 0x10000 + ((code & 0x3ff) << 10 | (low & 0x3ff));
+            low = json_hex(r);
+            if (low >> 10 == 0xdc00 >> 10) code = 0x10000 + ((code & 0x3ff) << 10 | (low & 0x3ff));
         }
-        if (code >= 0xd800 && code < 0xe000) json_fail(r, "a pair of surrogates before");
+        if (code >> 11 == 0xd800 >> 11) json_fail(r, "the other half of a surrogate pair");
         n += (size_t)utf8_encode(code, string + n);
     }
     r->at++;
+    string = grow(string, &capacity, n + 1, 1);
+    string[n] = 0;
     *length = n;
     return string;
 }
 
-// Takes one or more digits.
-static void json_digits(JsonReader *r) {
-    if (json_peek(r) < '0' || json_peek(r) > '9') json_fail(r, "a digit");
-    while (json_peek(r) >= '0' && json_peek(r) <= '9') r->at++;
-}
-
 // Takes a number and returns it.
 static double json_number(JsonReader *r) {
-    char copy[64] = "";
-    size_t start = r->at;
-    if (json_peek(r) == '-') r->at++;
-    if (json_peek(r) == '0') r->at++;
-    else json_digits(r);
-    if (json_peek(r) == '.') {
-        r->at++;
-        json_digits(r);
-    }
-    if ((json_peek(r) | 32) == 'e') {
-        r->at++;
-        if (json_peek(r) == '+' || json_peek(r) == '-') r->at++;
-        json_digits(r);
-    }
-    if (r->at - start >= sizeof copy) json_fail(r, "a number of fewer digits");
-    memcpy(copy, r->text + start, r->at - start); // strtod wants a NUL, which the text need not have
-    return strtod(copy, NULL);
+    char copy[64] = "", *end; // strtod wants a NUL, and would take more than JSON allows
+    size_t n = 0;
+    for (char c; n < sizeof copy - 1 && (c = json_peek(r)) && strchr("+-.0123456789eE", c); r->at++) copy[n++] = c;
+    const char *digits = copy + (copy[0] == '-'), *point = strchr(copy, '.');
+    double number = strtod(copy, &end);
+    if (*end || n == sizeof copy - 1 || !is_digit(digits[0]) || (digits[0] == '0' && is_digit(digits[1]))
+        || (point && !is_digit(point[1]))) json_fail(r, "a number of JSON's form before");
+    return number;
 }
 
 // Takes a value, at this depth of objects and lists, and returns its tree.
 static Json *json_value(JsonReader *r, int depth) {
     static const char *const words[] = {"true", "false", "null"};
     Json *value = allocate(1, sizeof *value);
-    char c = json_peek_word(r);
-    value->type = c == '-' || (c >= '0' && c <= '9') ? '0' : c;
+    char c = json_skip(r);
+    value->type = c == '-' || is_digit(c) ? '0' : c;
     if (value->type == '"') {
         value->string = json_string(r, &value->length);
     } else if (value->type == '0') {
@@ -447,7 +518,7 @@ static Json *json_value(JsonReader *r, int depth) {
         Json **last = &value->child;
         if (depth == JSON_DEPTH) json_fail(r, "no deeper nesting");
         r->at++;
-        while (json_peek_word(r) != close) {
+        while (json_skip(r) != close) {
             char *key = NULL;
             size_t length;
             if (value->child && json_peek(r) != ',') json_fail(r, c == '{' ? "',' or '}'" : "',' or ']'");
@@ -455,7 +526,7 @@ static Json *json_value(JsonReader *r, int depth) {
             if (c == '{') {
                 key = json_string(r, &length);
                 if (memchr(key, 0, length)) json_fail(r, "no NUL in the key before");
-                if (json_peek_word(r) != ':') json_fail(r, "':'");
+                if (json_skip(r) != ':') json_fail(r, "':'");
                 r->at++;
             }
             *last = json_value(r, depth + 1);
@@ -465,8 +536,9 @@ static Json *json_value(JsonReader *r, int depth) {
         r->at++;
     } else {
         int i = 0;
-        while (i < 3 && (r->size - r->at < strlen(words[i]) || memcmp(r->text + r->at, words[i], strlen(words[i])))) i++;
-        if (i == 3) json_fail(r, "a value");
+        while (i < 3 && words[i][0] != c) i++;
+        if (i == 3 || r->size - r->at < strlen(words[i]) || memcmp(r->text + r->at, words[i], strlen(words[i])))
+            json_fail(r, "a value");
         r->at += strlen(words[i]);
     }
     return value;
@@ -477,7 +549,7 @@ static Json *json_value(JsonReader *r, int depth) {
 static Json *json_parse(const char *name, const char *text, size_t size) {
     JsonReader reader = {name, text, size, 0};
     Json *value = json_value(&reader, 0);
-    json_peek_word(&reader);
+    json_skip(&reader);
     if (reader.at < size) json_fail(&reader, "the end");
     return value;
 }
@@ -530,7 +602,7 @@ static size_t word_length(const char *s, size_t n) {
     size_t length, last = 0, end = 0;
     if (s[0] == '\'' && n > 1) {
         if (s[1] == 's' || s[1] == 't' || s[1] == 'm' || s[1] == 'd') return 2;
-        if (n > 2 && ((s[1] == 'r' && s[2] == 'e') || (s[1] == 'v' && s[2] == 'e') || (s[1] == 'l' && s[2] == 'l'))) return 3;
+        if (n > 2 && (!memcmp(s + 1, "re", 2) || !memcmp(s + 1, "ve", 2) || !memcmp(s + 1, "ll", 2))) return 3;
     }
     if (s[0] == ' ' && n > 1 && character(s + 1, n - 1, &length) != SPACE) end = 1;
     int class = character(s + end, n - end, &length);
@@ -545,15 +617,15 @@ static size_t word_length(const char *s, size_t n) {
 // ---------------------------------------------------------------------------------------------------------------------
 // The vocabulary: the 256 bytes, then one token for every merge, then <|endoftext|>, which closes a document.
 
-enum { TOKENS_MIN = 257, TOKENS_MAX = 65535 }; // ids are 16 bits wide in files
-static const char end_of_text[] = "<|endoftext|>"; // in vocab.json only: in a text these are 13 ordinary bytes
-
-typedef struct { uint32_t pair, id; } Merge;    // left id << 16 | right id, and what they become; id 0: no merge
+enum { TOKENS_MIN = 257, TOKENS_MAX = 65535 };     // ids are 16 bits wide in files
+static const char end_of_text[] = "<|endoftext|>"; // its name in vocab.json; in a text these are 13 ordinary bytes
 
 enum { CACHE_SLOTS = 1 << 15, CACHE_BYTES = 30, CACHE_IDS = 16 };
 typedef struct { unsigned char size, count; char word[CACHE_BYTES]; uint16_t ids[CACHE_IDS]; } CachedWord;
 
-typedef struct { uint32_t id, previous, next; } Piece; // of a word while it is merged: a doubly linked list
+enum { NONE = -1 };
+typedef struct { int id, previous, next; } Piece; // of a word that is being merged: a doubly linked list
+
 typedef struct {
     CachedWord words[CACHE_SLOTS]; // a word is kept in the slot that its hash names, until another takes it
     Piece *pieces;
@@ -562,62 +634,42 @@ typedef struct {
 } Workspace;
 
 typedef struct Tokenizer {
-    int size;               // number of tokens; the last is <|endoftext|>
-    char *bytes;            // the bytes of all tokens, one behind the other
-    size_t *start;          // (size + 1) token id is bytes[start[id]] up to bytes[start[id + 1]]
-    uint16_t (*merges)[2];  // (size - 257) token 256 + k is merges[k][0] followed by merges[k][1]
-    Merge *table;           // the same merges by pair, an open hash table of 1 << table_bits slots
-    int table_bits;
-    Workspace *work;        // what encoding remembers and reuses: so one thread at a time
+    int size;        // number of tokens; the last is <|endoftext|>
+    Map tokens;      // (size - 1) the bytes of all others: number = id
+    Map merges;      // (size - 257) two uint16 each, the ids left and right: number k makes token 256 + k
+    Workspace *work; // what encoding remembers and reuses: one thread at a time
 } Tokenizer;
 
-// Returns the slot of the hash table where this pair is, or the empty one where it would be.
-static inline Merge *merge_slot(const Tokenizer *t, uint32_t left, uint32_t right) {
-    uint32_t pair = left << 16 | right, mask = (1u << t->table_bits) - 1;
-    uint32_t slot = (pair * 2654435769u) >> (32 - t->table_bits);
-    while (t->table[slot].id && t->table[slot].pair != pair) slot = (slot + 1) & mask;
-    return t->table + slot;
+// Returns a tokenizer without merges: the 256 bytes, and <|endoftext|>.
+static Tokenizer *tokenizer_new(void) {
+    Tokenizer *t = allocate(1, sizeof *t);
+    characters_open();
+    for (int id = 0; id < 256; id++) map_add(&t->tokens, id_byte + id, 1);
+    t->size = TOKENS_MIN;
+    t->work = allocate(1, sizeof *t->work);
+    return t;
 }
 
-// Returns the tokenizer that a list of merges defines, and keeps the list. characters_open must have been called.
-static Tokenizer *tokenizer_new(uint16_t (*merges)[2], int count) {
-    Tokenizer *t = allocate(1, sizeof *t);
-    t->size = TOKENS_MIN + count;
-    t->merges = merges;
-    t->start = allocate((size_t)t->size + 1, sizeof *t->start);
-    t->work = allocate(1, sizeof *t->work);
-    for (t->table_bits = 4; (1 << t->table_bits) < 2 * count;) t->table_bits++;
-    t->table = allocate((size_t)1 << t->table_bits, sizeof *t->table);
-    for (int id = 0; id < t->size; id++) { // lengths first, to know how much memory the bytes take
-        size_t length = 1;
-        if (id >= 256 && id < t->size - 1) {
-            const uint16_t *pair = merges[id - 256];
-            length = t->start[pair[0] + 1] - t->start[pair[0]] + t->start[pair[1] + 1] - t->start[pair[1]];
-        }
-        t->start[id + 1] = t->start[id] + length;
-    }
-    t->bytes = allocate(t->start[t->size], 1);
-    memcpy(t->bytes, id_byte, 256);
-    for (int id = 256; id < t->size - 1; id++) {
-        const uint16_t *pair = merges[id - 256];
-        char *to = t->bytes + t->start[id];
-        for (int side = 0; side < 2; side++) {
-            size_t length = t->start[pair[side] + 1] - t->start[pair[side]];
-            memcpy(to, t->bytes + t->start[pair[side]], length);
-            to += length;
-        }
-        *merge_slot(t, pair[0], pair[1]) = (Merge){(uint32_t)pair[0] << 16 | pair[1], (uint32_t)id};
-    }
-    t->bytes[t->start[t->size - 1]] = '\n';
-    return t;
+// Adds a merge, and the token that it makes. Returns 0 if there already is such a merge, or a token of these bytes.
+static int tokenizer_add(Tokenizer *t, int left, int right) {
+    uint16_t pair[2] = {(uint16_t)left, (uint16_t)right};
+    size_t left_size, right_size;
+    const char *left_bytes = map_key(&t->tokens, left, &left_size);
+    const char *right_bytes = map_key(&t->tokens, right, &right_size);
+    char *bytes = allocate(left_size + right_size, 1);
+    memcpy(bytes, left_bytes, left_size);
+    memcpy(bytes + left_size, right_bytes, right_size);
+    int is_new = map_add(&t->merges, pair, sizeof pair) == t->size - TOKENS_MIN
+              && map_add(&t->tokens, bytes, left_size + right_size) == t->size - 1;
+    free(bytes);
+    t->size += is_new;
+    return is_new;
 }
 
 // Frees a tokenizer.
 static void tokenizer_free(Tokenizer *t) {
-    free(t->bytes);
-    free(t->start);
-    free(t->merges);
-    free(t->table);
+    map_free(&t->tokens);
+    map_free(&t->merges);
     free(t->work->pieces);
     free(t->work->heap.entries);
     free(t->work);
@@ -627,8 +679,8 @@ static void tokenizer_free(Tokenizer *t) {
 // Returns the bytes of a token, 0 <= id < size, with no NUL behind them: a text is decoded by putting its tokens' bytes
 // one behind the other. Those of <|endoftext|> are a newline: it stands where a line, or a file, ends.
 static const char *tokenizer_bytes(const Tokenizer *t, int id, size_t *length) {
-    *length = t->start[id + 1] - t->start[id];
-    return t->bytes + t->start[id];
+    *length = 1;
+    return id == t->size - 1 ? "\n" : map_key(&t->tokens, id, length);
 }
 
 // Returns a fingerprint of the vocabulary, never 0: the FNV-1a hash, over all tokens in the order of their ids, of the
@@ -647,89 +699,90 @@ static uint32_t tokenizer_hash(const Tokenizer *t) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Encoding: text to ids.
 
-// Offers the merge of the piece at `left` with the one behind it, if there is such a merge, to the heap.
-static inline void offer_merge(const Tokenizer *t, uint32_t left) {
-    const Piece *piece = t->work->pieces + left;
-    if (piece->next == UINT32_MAX) return;
-    uint32_t id = merge_slot(t, piece->id, t->work->pieces[piece->next].id)->id;
-    if (id) heap_push(&t->work->heap, id, left);
+// Returns the id that two neighbours make when they are merged, NONE if there is no such merge.
+static int merged(const Tokenizer *t, int left, int right) {
+    uint16_t pair[2] = {(uint16_t)left, (uint16_t)right};
+    int k = map_find(&t->merges, pair, sizeof pair);
+    return k < 0 ? NONE : 256 + k;
 }
 
-// Encodes one word of n bytes into ids, which has room for n, and returns how many there are. It merges the pair that
-// makes the lowest id, the leftmost of equals, until no pair can be merged. The heap has every possible merge, so a
-// word of n bytes takes n log n, were it a million spaces; pairs that are gone by their turn are passed over.
+// Offers to the heap the merge of the piece at `left` with the one behind it, if there is such a merge.
+static void offer_merge(const Tokenizer *t, int left) {
+    const Piece *piece = t->work->pieces + left;
+    int id = piece->next == NONE ? NONE : merged(t, piece->id, t->work->pieces[piece->next].id);
+    if (id != NONE) heap_push(&t->work->heap, (uint64_t)id, (uint64_t)left);
+}
+
+// Encodes one word of n > 0 bytes into ids, which has room for n, and returns how many there are. It merges the pair
+// that makes the lowest id, the leftmost of equals, until no pair can be merged. The heap has every merge that may be
+// next, so n bytes take n log n, were they a million spaces; pairs that are gone by their turn are passed over.
 static size_t encode_word(const Tokenizer *t, const char *word, size_t n, uint16_t *ids) {
     Workspace *work = t->work;
-    if (n >= UINT32_MAX) die("a word of %zu bytes is too long", n);
+    if (n > INT_MAX) die("a word of %zu bytes is too long", n);
     work->pieces = grow(work->pieces, &work->pieces_capacity, n, sizeof(Piece));
     Piece *pieces = work->pieces;
-    for (uint32_t i = 0; i < n; i++) pieces[i] = (Piece){byte_id[(unsigned char)word[i]], i - 1, i + 1};
-    pieces[n - 1].next = UINT32_MAX; // and so is pieces[0].previous: there is none
-    for (uint32_t i = 0; i + 1 < n; i++) offer_merge(t, i);
+    for (int i = 0; i < (int)n; i++)
+        pieces[i] = (Piece){byte_id[(unsigned char)word[i]], i - 1, i + 1 < (int)n ? i + 1 : NONE};
+    for (int i = 0; i < (int)n; i++) offer_merge(t, i);
     while (work->heap.count > 0) {
         Entry entry = heap_pop(&work->heap);
-        Piece *left = pieces + entry.item;
-        if (left->id == UINT32_MAX || left->next == UINT32_MAX) continue; // swallowed, or last by now
-        Piece *right = pieces + left->next;
-        if (merge_slot(t, left->id, right->id)->id != entry.order) continue;
-        left->id = (uint32_t)entry.order;
-        left->next = right->next;
-        right->id = UINT32_MAX;
-        if (left->next != UINT32_MAX) pieces[left->next].previous = (uint32_t)entry.item;
-        offer_merge(t, (uint32_t)entry.item);
-        if (left->previous != UINT32_MAX) offer_merge(t, left->previous);
+        int id = (int)entry.order, at = (int)entry.item, next = pieces[at].next;
+        if (pieces[at].id == NONE || next == NONE || merged(t, pieces[at].id, pieces[next].id) != id) continue;
+        pieces[at].id = id;
+        pieces[at].next = pieces[next].next;
+        pieces[next].id = NONE;
+        if (pieces[at].next != NONE) pieces[pieces[at].next].previous = at;
+        offer_merge(t, at);
+        if (pieces[at].previous != NONE) offer_merge(t, pieces[at].previous);
     }
     size_t count = 0;
-    for (uint32_t i = 0; i != UINT32_MAX; i = pieces[i].next) ids[count++] = (uint16_t)pieces[i].id;
+    for (int i = 0; i != NONE; i = pieces[i].next) ids[count++] = (uint16_t)pieces[i].id;
     return count;
 }
 
 // Encodes a text of any bytes. Returns the ids, to be freed, and how many there are. "<|endoftext|>" in the text is
 // text; the id of that name never comes out. Not for two threads at once on one tokenizer, which remembers words.
 static int *tokenizer_encode(const Tokenizer *t, const char *text, size_t size, size_t *count) {
-    int *ids = NULL;
-    uint16_t *long_ids = NULL;
-    size_t capacity = 0, long_capacity = 0, total = 0;
-    ids = grow(ids, &capacity, size / 4 + 1, sizeof *ids);
+    size_t capacity = 0, fresh_capacity = 0;
+    int *ids = grow(NULL, &capacity, size / 4 + 1, sizeof *ids);
+    uint16_t *fresh = NULL; // the ids of a word that was not remembered
+    *count = 0;
     for (size_t at = 0, n; at < size; at += n) {
         const char *word = text + at;
-        const uint16_t *found;
-        size_t found_count;
         n = word_length(word, size - at);
         CachedWord *slot = t->work->words + fnv1a(FNV_START, word, n <= CACHE_BYTES ? n : 0) % CACHE_SLOTS;
-        if (slot->size == n && memcmp(slot->word, word, n) == 0) {
-            found = slot->ids;
-            found_count = slot->count;
-        } else {
-            long_ids = grow(long_ids, &long_capacity, n, sizeof *long_ids);
-            found_count = encode_word(t, word, n, long_ids);
-            found = long_ids;
+        const uint16_t *found = slot->ids;
+        size_t found_count = slot->count;
+        if (slot->size != n || memcmp(slot->word, word, n)) {
+            fresh = grow(fresh, &fresh_capacity, n, sizeof *fresh);
+            found = fresh;
+            found_count = encode_word(t, word, n, fresh);
             if (n <= CACHE_BYTES && found_count <= CACHE_IDS) {
                 slot->size = (unsigned char)n;
                 slot->count = (unsigned char)found_count;
                 memcpy(slot->word, word, n);
-                memcpy(slot->ids, long_ids, found_count * sizeof *long_ids);
+                memcpy(slot->ids, fresh, found_count * sizeof *fresh);
             }
         }
-        ids = grow(ids, &capacity, total + found_count, sizeof *ids);
-        for (size_t i = 0; i < found_count; i++) ids[total++] = found[i];
+        ids = grow(ids, &capacity, *count + found_count, sizeof *ids);
+        for (size_t i = 0; i < found_count; i++) ids[(*count)++] = found[i];
     }
-    free(long_ids);
-    *count = total;
+    free(fresh);
     return ids;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // The vocabulary's files, GPT-2's: vocab.json gives every token its id, merges.txt has a line for each merge, in order.
+// A file of tokens is llm.c's: 256 int32, of which [0] is 20240520, [1] is 1, [2] the number of tokens and [3], which
+// llm.c leaves 0, tokenizer_hash(); then the ids, uint16 each.
+
+enum { TOKENS_MAGIC = 20240520, TOKENS_VERSION = 1, TOKENS_HEADER = 256 };
 
 // Returns the name of a token in those files, its bytes as byte_code's characters, to be freed.
 static char *token_name(const Tokenizer *t, int id) {
+    if (id == t->size - 1) return join(end_of_text, "", "");
     size_t length, n = 0;
     const char *bytes = tokenizer_bytes(t, id, &length);
-    if (id == t->size - 1) {
-        bytes = end_of_text;
-        length = strlen(end_of_text);
-    }
     char *name = allocate(2 * length + 1, 1);
     for (size_t i = 0; i < length; i++) n += (size_t)utf8_encode(byte_code[(unsigned char)bytes[i]], name + n);
     return name;
@@ -737,142 +790,121 @@ static char *token_name(const Tokenizer *t, int id) {
 
 // Writes vocab.json and merges.txt into a folder, which is created if it is not there. Dies if that cannot be done.
 static void tokenizer_save(const Tokenizer *t, const char *folder) {
+    char *vocab_path = join(folder, "/", "vocab.json"), *merges_path = join(folder, "/", "merges.txt");
+    size_t size;
     make_folder(folder);
-    char *vocab_path = path_in(folder, "vocab.json"), *merges_path = path_in(folder, "merges.txt");
-    char **names = allocate((size_t)t->size, sizeof *names);
     FILE *file = output_open(vocab_path);
     for (int id = 0; id < t->size; id++) {
-        names[id] = token_name(t, id);
+        char *name = token_name(t, id);
         fputs(id == 0 ? "{" : ", ", file);
-        json_write_string(file, names[id], strlen(names[id]));
+        json_write_string(file, name, strlen(name));
         fprintf(file, ": %d", id);
+        free(name);
     }
     fputs("}", file);
     output_close(file);
     file = output_open(merges_path);
     fputs("#version: 0.2\n", file);
-    for (int k = 0; k < t->size - TOKENS_MIN; k++) fprintf(file, "%s %s\n", names[t->merges[k][0]], names[t->merges[k][1]]);
+    for (int k = 0; k < t->merges.count; k++) {
+        const uint16_t *pair = (const uint16_t *)map_key(&t->merges, k, &size);
+        char *left = token_name(t, pair[0]), *right = token_name(t, pair[1]);
+        fprintf(file, "%s %s\n", left, right);
+        free(left);
+        free(right);
+    }
     output_close(file);
-    for (int id = 0; id < t->size; id++) free(names[id]);
-    free(names);
     free(vocab_path);
     free(merges_path);
 }
 
-// The names in a vocab.json, to find a token's id by its name.
-typedef struct {
-    const char **names; // (size) by id
-    int *slots;         // an open hash table: id + 1, or 0
-    uint32_t mask;
-    int size;
-} Names;
-
-// Returns the slot that has the id + 1 of the token with this name, of n bytes, or the 0 where it would be.
-static int *names_slot(const Names *names, const char *name, size_t n) {
-    uint32_t slot = fnv1a(FNV_START, name, n) & names->mask;
-    for (; names->slots[slot]; slot = (slot + 1) & names->mask) {
-        const char *other = names->names[names->slots[slot] - 1];
-        if (strlen(other) == n && memcmp(other, name, n) == 0) break;
-    }
-    return names->slots + slot;
-}
-
-// Collects the names of a parsed vocab.json. Dies unless it has 257 tokens or more, every id from 0 up once and every
-// name once, the 256 bytes first, in GPT-2's order, and <|endoftext|> last.
-static Names names_read(const char *path, const Json *vocab) {
-    Names names = {0};
+// Reads the names of a vocab.json, numbered by id. Dies unless it is an object that has 257 tokens or more, every id
+// from 0 up once, every name once.
+static Map read_vocab(const char *path) {
+    Map names = {0};
+    size_t size, count = 0;
+    char *text = read_file(path, &size);
+    Json *vocab = json_parse(path, text, size);
     if (vocab->type != '{') die("%s: expected an object that gives every token its id", path);
+    for (const Json *token = vocab->child; token; token = token->next) count++;
+    if (count < TOKENS_MIN || count > TOKENS_MAX)
+        die("%s: %zu tokens, expected %d (the bytes and <|endoftext|>) to %d", path, count, TOKENS_MIN, TOKENS_MAX);
+    const char **by_id = allocate(count, sizeof *by_id);
     for (const Json *token = vocab->child; token; token = token->next) {
-        if (++names.size > TOKENS_MAX) die("%s: more than %d tokens: their ids do not fit 16 bits", path, TOKENS_MAX);
+        double id = token->type == '0' ? token->number : -1;
+        if (!(id >= 0 && id < (double)count && id == (int)id))
+            die("%s: the id of \"%.99s\" is not a whole number from 0 to %zu", path, token->key, count - 1);
+        const char **name = by_id + (int)id;
+        if (*name) die("%s: id %d is both \"%.99s\" and \"%.99s\"", path, (int)id, *name, token->key);
+        *name = token->key;
     }
-    if (names.size < TOKENS_MIN)
-        die("%s: %d tokens: expected the 256 bytes and <|endoftext|> at least", path, names.size);
-    for (names.mask = 1; names.mask < 2 * (uint32_t)names.size;) names.mask = names.mask << 1 | 1;
-    names.names = allocate((size_t)names.size, sizeof *names.names);
-    names.slots = allocate((size_t)names.mask + 1, sizeof *names.slots);
-    for (const Json *token = vocab->child; token; token = token->next) {
-        int id = token->type == '0' && token->number >= 0 && token->number < names.size ? (int)token->number : -1;
-        if (id < 0 || id != token->number)
-            die("%s: the id of \"%.99s\" is not a whole number from 0 to %d, as there are %d tokens", path, token->key,
-                names.size - 1, names.size);
-        if (names.names[id]) die("%s: id %d is both \"%.99s\" and \"%.99s\"", path, id, names.names[id], token->key);
-        names.names[id] = token->key;
-        int *slot = names_slot(&names, token->key, strlen(token->key));
-        if (*slot) die("%s: \"%.99s\" is there twice, as id %d and as id %d", path, token->key, *slot - 1, id);
-        *slot = id + 1;
+    for (int id = 0; id < (int)count; id++) {
+        int first = map_add(&names, by_id[id], strlen(by_id[id]));
+        if (first != id) die("%s: \"%.99s\" is there twice, with the ids %d and %d", path, by_id[id], first, id);
     }
-    for (int id = 0; id < 256; id++) {
-        char name[5] = "";
-        utf8_encode(byte_code[id_byte[id]], name);
-        if (strcmp(names.names[id], name))
-            die("%s: id %d is \"%.99s\", expected \"%s\", which stands for byte 0x%02x: ids 0 to 255 are the bytes", path, id,
-                names.names[id], name, id_byte[id]);
-    }
-    if (strcmp(names.names[names.size - 1], end_of_text))
-        die("%s: the last id, %d, is \"%.99s\", expected \"%s\"", path, names.size - 1, names.names[names.size - 1], end_of_text);
+    free(by_id);
+    free(text);
+    json_free(vocab);
     return names;
 }
 
-// Reads the next line of merges.txt, which starts at `line` and ends before `end`, as merge number k. Dies, naming the
-// line, unless it has two tokens, both made before, that put together are token 256 + k.
-static void merge_read(const char *path, const Names *names, int k, const char *line, size_t n, uint16_t *merge) {
-    const char *space = memchr(line, ' ', n), *side[2] = {line, space ? space + 1 : line};
-    if (!space) die("%s: line %d: expected two tokens with a space between them, found \"%.*s\"", path, k + 2, (int)(n < 99 ? n : 99), line);
-    size_t length[2] = {(size_t)(space - line), n - (size_t)(space - line) - 1};
-    const char *whole = names->names[256 + k];
-    for (int i = 0; i < 2; i++) {
-        int id = *names_slot(names, side[i], length[i]) - 1;
-        if (id < 0 || id >= 256 + k)
-            die("%s: line %d: \"%.*s\" is %s", path, k + 2, (int)(length[i] < 99 ? length[i] : 99), side[i],
-                id < 0 ? "not in vocab.json" : "made by no line before");
-        merge[i] = (uint16_t)id;
-    }
-    if (strlen(whole) != n - 1 || memcmp(whole, side[0], length[0]) || memcmp(whole + length[0], side[1], length[1]))
-        die("%s: line %d makes \"%.*s%.*s\", but id %d in vocab.json is \"%.99s\"", path, k + 2,
-            (int)(length[0] < 99 ? length[0] : 99), side[0], (int)(length[1] < 99 ? length[1] : 99), side[1], 256 + k, whole);
+// Dies unless the name that vocab.json gives to an id is that of the tokenizer's token.
+static void check_name(const Tokenizer *t, int id, const Map *names, const char *path) {
+    size_t size;
+    const char *found = map_key(names, id, &size);
+    char *name = token_name(t, id);
+    if (strlen(name) != size || memcmp(name, found, size))
+        die("%s: id %d is \"%.*s\", expected \"%.99s\"%s", path, id, (int)(size < 99 ? size : 99), found, name,
+            id < 256 ? ": the first are the 256 bytes, as GPT-2 has them" : id < t->size - 1 ? ", by merges.txt" : "");
+    free(name);
+}
+
+// Adds the merge on a line of merges.txt. Dies unless it is two tokens that were made before, with a space between
+// them, and makes a new one, which can be reached: what it makes must not be merged otherwise by the lines before.
+static void read_merge(Tokenizer *t, const Map *names, const char *path, const char *line, size_t size) {
+    int number = t->merges.count + 2, sides[2], shown = (int)(size < 99 ? size : 99);
+    const char *space = memchr(line, ' ', size);
+    if (!space) die("%s: line %d: expected two tokens and a space between, found \"%.*s\"", path, number, shown, line);
+    sides[0] = map_find(names, line, (size_t)(space - line));
+    sides[1] = map_find(names, space + 1, (size_t)(line + size - space - 1));
+    for (int i = 0; i < 2; i++)
+        if (sides[i] < 0 || sides[i] >= t->size - 1)
+            die("%s: line %d: \"%.*s\": the %s token is %s", path, number, shown, line, i ? "second" : "first",
+                sides[i] < 0 ? "not in vocab.json" : "made by no line before");
+    if (!tokenizer_add(t, sides[0], sides[1]))
+        die("%s: line %d: \"%.*s\" makes a token that was made before", path, number, shown, line);
+    size_t length;
+    const char *bytes = tokenizer_bytes(t, t->size - 2, &length);
+    uint16_t *ids = allocate(length, sizeof *ids);
+    if (encode_word(t, bytes, length, ids) != 1)
+        die("%s: line %d: \"%.*s\": the lines before never leave these two side by side", path, number, shown, line);
+    free(ids);
 }
 
 // Reads FOLDER/vocab.json and FOLDER/merges.txt. Dies, in one line that says what was found and what was expected,
-// unless they are well-formed and agree: merge k makes token 256 + k, and encoding a token's bytes gives its id.
+// unless they are well-formed and agree: merge k makes token 256 + k, and <|endoftext|> is the last.
 static Tokenizer *tokenizer_load(const char *folder) {
-    char *vocab_path = path_in(folder, "vocab.json"), *merges_path = path_in(folder, "merges.txt");
+    char *vocab_path = join(folder, "/", "vocab.json"), *merges_path = join(folder, "/", "merges.txt");
+    Map names = read_vocab(vocab_path);
+    Tokenizer *t = tokenizer_new();
     size_t size;
-    characters_open();
-    char *text = read_file(vocab_path, &size);
-    Json *vocab = json_parse(vocab_path, text, size);
-    free(text);
-    Names names = names_read(vocab_path, vocab);
-    int count = names.size - TOKENS_MIN, k = 0;
-    uint16_t (*merges)[2] = allocate((size_t)count, sizeof *merges);
-    text = read_file(merges_path, &size);
-    char *line = text, *end = text + size;
+    char *text = read_file(merges_path, &size), *line = text, *end = text + size;
+    for (int id = 0; id < 256; id++) check_name(t, id, &names, vocab_path);
     if (strncmp(text, "#version", 8)) die("%s: line 1: expected \"#version: 0.2\"", merges_path);
     while ((line = memchr(line, '\n', (size_t)(end - line))) && ++line < end) {
-        char *stop = memchr(line, '\n', (size_t)(end - line));
-        if (k == count) die("%s: line %d: expected no more than %d merges, for %d tokens", merges_path, k + 2, count, names.size);
-        merge_read(merges_path, &names, k, line, (size_t)((stop ? stop : end) - line), merges[k]);
-        k++;
+        const char *stop = memchr(line, '\n', (size_t)(end - line));
+        read_merge(t, &names, merges_path, line, (size_t)((stop ? stop : end) - line));
+        check_name(t, t->size - 2, &names, vocab_path);
     }
-    if (k < count) die("%s: %d merges, expected %d, for the %d tokens of vocab.json", merges_path, k, count, names.size);
-    Tokenizer *t = tokenizer_new(merges, count);
-    for (int id = 256; id < t->size - 1; id++) {
-        size_t length;
-        const char *bytes = tokenizer_bytes(t, id, &length);
-        uint16_t *ids = allocate(length, sizeof *ids);
-        if (encode_word(t, bytes, length, ids) != 1 || ids[0] != id)
-            die("%s: line %d can never be applied: the lines before it merge \"%.99s\" otherwise", merges_path, id - 254, names.names[id]);
-        free(ids);
-    }
-    free(names.names);
-    free(names.slots);
+    if (t->size != names.count)
+        die("%s: %d merges, expected %d, for the %d tokens of vocab.json", merges_path, t->merges.count,
+            names.count - TOKENS_MIN, names.count);
+    check_name(t, t->size - 1, &names, vocab_path);
+    map_free(&names);
     free(text);
     free(vocab_path);
     free(merges_path);
-    json_free(vocab);
     return t;
 }
-
-enum { TOKENS_MAGIC = 20240520, TOKENS_VERSION = 1, TOKENS_HEADER = 256 }; // llm.c's token files: see the room "tokens.bin"
 
 #pragma GCC diagnostic pop
 #ifndef TOKENIZER_LIBRARY
@@ -880,232 +912,175 @@ enum { TOKENS_MAGIC = 20240520, TOKENS_VERSION = 1, TOKENS_HEADER = 256 }; // ll
 // ---------------------------------------------------------------------------------------------------------------------
 // Reading text in pieces, so that a text need not fit in memory.
 
-typedef struct {
-    FILE *file;
-    const char *path;
-    char *buffer;
-    size_t start, end, capacity; // what is read and not yet given out is buffer[start] up to buffer[end]
-    int ended;                   // has the file no more?
-} Input;
+typedef struct { char *bytes; size_t size, capacity; } Text;
 
-static const size_t NOWHERE = SIZE_MAX;
-
-// Reads more of the file behind what there is, as much as the buffer takes, which doubles if it is full.
-static void input_fill(Input *in) {
-    memmove(in->buffer, in->buffer + in->start, in->end - in->start);
-    in->end -= in->start;
-    in->start = 0;
-    if (in->end == in->capacity) in->buffer = grow(in->buffer, &in->capacity, in->end + (1 << 20), 1);
-    size_t got = fread(in->buffer + in->end, 1, in->capacity - in->end, in->file);
-    if (ferror(in->file)) die("%s: %s", in->path, strerror(errno));
-    in->end += got;
-    in->ended = got == 0;
-}
-
-// Is there a new word at buffer[at], whatever comes before and behind? There is where an ASCII space follows a
-// character that is no space: the word of that character ends with it.
-static int input_may_cut(const Input *in, size_t at) {
-    const char *here = in->buffer + at;
-    size_t length;
-    if ((unsigned char)*here >= 0x80 || unicode_class[(unsigned char)*here] != SPACE) return 0;
-    for (size_t back = 2; back <= 4 && back <= at - in->start; back++) // a longer character that ends here?
-        if (character(here - back, back, &length) == SPACE && length == back) return 0;
-    return unicode_class[(unsigned char)here[-1]] != SPACE || (unsigned char)here[-1] >= 0x80;
-}
-
-// Returns where the next piece of the text ends in the buffer: with `lines` at a newline, otherwise at the last place
-// where a cut is safe; NOWHERE if there is no such place yet.
-static size_t input_cut(const Input *in, int lines) {
-    if (lines) {
-        const char *newline = in->end > in->start ? memchr(in->buffer + in->start, '\n', in->end - in->start) : NULL;
-        return newline ? (size_t)(newline - in->buffer) : NOWHERE;
+// Reads the next piece of a text: with `lines` a line, less its newline; otherwise a megabyte or more, up to a place
+// where a word is sure to end, whatever comes before and behind, as one does between a visible ASCII character and a
+// space. The buffer grows as needed. Returns 0 at the end of the file; dies if reading fails.
+static int read_piece(FILE *file, const char *path, int lines, Text *piece) {
+    int c, last = 0;
+    piece->size = 0;
+    while ((c = getc_unlocked(file)) != EOF) {
+        if (lines && c == '\n') return 1;
+        if (!lines && piece->size >= 1 << 20 && (c == ' ' || c == '\n') && last > ' ' && last < 127) {
+            ungetc(c, file);
+            return 1;
+        }
+        piece->bytes = grow(piece->bytes, &piece->capacity, piece->size + 1, 1);
+        piece->bytes[piece->size++] = (char)(last = c);
     }
-    for (size_t at = in->end; at-- > in->start + 1;) if (input_may_cut(in, at)) return at;
-    return NOWHERE;
-}
-
-// Opens a text to read in pieces; "-" is standard input. Dies if it cannot be opened.
-static Input input_open(const char *path) {
-    return (Input){.file = open_file(path), .path = path};
-}
-
-// Gives the next piece: with `lines`, a line without its newline; otherwise as many words as are at hand. It is good
-// until the next call. Returns 0, and closes the file, at its end; dies if reading fails.
-static int input_next(Input *in, int lines, const char **piece, size_t *size) {
-    size_t cut;
-    while ((cut = input_cut(in, lines)) == NOWHERE && !in->ended) input_fill(in);
-    if (cut == NOWHERE && in->start == in->end) {
-        free(in->buffer);
-        if (in->file != stdin) fclose(in->file);
-        return 0;
-    }
-    *piece = in->buffer + in->start;
-    *size = (cut == NOWHERE ? in->end : cut) - in->start;
-    in->start = cut == NOWHERE ? in->end : lines ? cut + 1 : cut;
-    return 1;
+    if (ferror(file)) die("%s: %s", path, strerror(errno));
+    return piece->size > 0;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Training: count the distinct words, then merge the most frequent pair of neighbours, again and again. Only words that
 // contain the pair are looked at, and only the pairs beside it change their counts.
 
-typedef struct { uint64_t count; size_t start; uint32_t size, hash; } Word; // its bytes are arena[start] and on
+typedef struct { uint64_t count; size_t start; int size; } Word; // its tokens, so far, are size ids from ids[start] on
 
 typedef struct {
-    uint64_t count;   // how often this pair of neighbours occurs in the text
-    uint32_t pair;    // left id << 16 | right id
-    uint32_t *words;  // every word that contains it, and perhaps some that no longer do; NULL: an empty slot
+    uint64_t count; // how often these two are neighbours in the text
+    int *words;     // every word in which they are, and perhaps some in which they no longer are
     size_t word_count, word_capacity;
 } Pair;
 
 typedef struct {
-    Word *words;         // the distinct words
-    size_t word_count, word_capacity;
-    uint32_t *slots;     // an open hash table of them: index + 1, or 0
-    size_t slot_count;
-    char *arena;         // their bytes, one behind the other
-    size_t arena_size, arena_capacity;
-    uint16_t *ids;       // the same as tokens, as merged so far: word w is ids[w.start] and on, w.size of them
-    Pair *pairs;         // an open hash table of all pairs
-    size_t pair_count, pair_slots;
-    uint32_t *fresh;     // pairs that are not yet in the heap
-    size_t fresh_count, fresh_capacity;
-    Heap heap;           // pairs by count; when an entry's count is out of date, it is higher than the true one
+    Map word_map;    // the distinct words of the text
+    Word *words;     // the same by number
+    uint16_t *ids;   // their tokens
+    Map pair_map;    // the pairs in the words, two uint16 each
+    Pair *pairs;     // the same by number
+    int heap_pairs;  // the first so many of them were put into the heap
+    Heap heap;       // by count, highest first; a count that has changed since was higher then
+    size_t word_capacity, pair_capacity;
 } Trainer;
 
-// Returns the slot of the table of words that has this word, or the empty one where it would be.
-static uint32_t *word_slot(const Trainer *tr, const char *bytes, size_t size, uint32_t hash) {
-    size_t slot = hash & (tr->slot_count - 1);
-    for (; tr->slots[slot]; slot = (slot + 1) & (tr->slot_count - 1)) {
-        const Word *word = tr->words + tr->slots[slot] - 1;
-        if (word->hash == hash && word->size == size && memcmp(tr->arena + word->start, bytes, size) == 0) break;
+// Counts the words of a piece of text.
+static void count_words(Trainer *tr, const char *text, size_t size) {
+    for (size_t at = 0, n; at < size; at += n) {
+        n = word_length(text + at, size - at);
+        if (n > INT_MAX) die("a word of %zu bytes is too long", n);
+        int known = tr->word_map.count, w = map_add(&tr->word_map, text + at, n);
+        tr->words = grow(tr->words, &tr->word_capacity, (size_t)w + 1, sizeof *tr->words);
+        if (w == known) tr->words[w] = (Word){0, tr->word_map.start[w], (int)n};
+        tr->words[w].count++;
     }
-    return tr->slots + slot;
 }
 
-// Counts one word of the text.
-static void count_word(Trainer *tr, const char *bytes, size_t size) {
-    uint32_t hash = fnv1a(FNV_START, bytes, size), *slot;
-    if (2 * (tr->word_count + 1) > tr->slot_count) { // at most half full
-        free(tr->slots);
-        tr->slot_count = tr->slot_count ? 2 * tr->slot_count : 1 << 16;
-        tr->slots = allocate(tr->slot_count, sizeof *tr->slots);
-        for (size_t w = 0; w < tr->word_count; w++) {
-            const Word *word = tr->words + w;
-            *word_slot(tr, tr->arena + word->start, word->size, word->hash) = (uint32_t)w + 1;
-        }
-    }
-    slot = word_slot(tr, bytes, size, hash);
-    if (!*slot) {
-        if (size >= UINT32_MAX || tr->word_count >= UINT32_MAX - 1) die("the text has too long a word, or too many words");
-        tr->words = grow(tr->words, &tr->word_capacity, tr->word_count + 1, sizeof *tr->words);
-        tr->arena = grow(tr->arena, &tr->arena_capacity, tr->arena_size + size, 1);
-        memcpy(tr->arena + tr->arena_size, bytes, size);
-        tr->words[tr->word_count++] = (Word){0, tr->arena_size, (uint32_t)size, hash};
-        tr->arena_size += size;
-        *slot = (uint32_t)tr->word_count;
-    }
-    tr->words[*slot - 1].count++;
-}
-
-// Returns the slot of the table of pairs that has this pair, or the empty one where it would be.
-static Pair *pair_slot(const Trainer *tr, uint32_t pair) {
-    size_t mask = tr->pair_slots - 1, slot = (pair * 0x9e3779b97f4a7c15u >> 32) & mask;
-    while (tr->pairs[slot].words && tr->pairs[slot].pair != pair) slot = (slot + 1) & mask;
-    return tr->pairs + slot;
-}
-
-// Notes that word w has this pair once more.
-static void add_pair(Trainer *tr, uint32_t left, uint32_t right, uint32_t w) {
-    if (2 * (tr->pair_count + 1) > tr->pair_slots) { // at most half full
-        Pair *old = tr->pairs;
-        size_t old_slots = tr->pair_slots;
-        tr->pair_slots = old_slots ? 2 * old_slots : 1 << 12;
-        tr->pairs = allocate(tr->pair_slots, sizeof *tr->pairs);
-        for (size_t i = 0; i < old_slots; i++) if (old[i].words) *pair_slot(tr, old[i].pair) = old[i];
-        free(old);
-    }
-    Pair *pair = pair_slot(tr, left << 16 | right);
-    if (!pair->words) {
-        pair->pair = left << 16 | right;
-        tr->pair_count++;
-        tr->fresh = grow(tr->fresh, &tr->fresh_capacity, tr->fresh_count + 1, sizeof *tr->fresh);
-        tr->fresh[tr->fresh_count++] = pair->pair;
-    }
-    pair->count += tr->words[w].count;
-    if (pair->word_count > 0 && pair->words[pair->word_count - 1] == w) return;
+// Notes that word w has a pair of neighbours once more (sign 1) or once less (sign -1).
+static void count_pair(Trainer *tr, int left, int right, int w, int sign) {
+    uint16_t key[2] = {(uint16_t)left, (uint16_t)right};
+    int known = tr->pair_map.count, p = map_add(&tr->pair_map, key, sizeof key);
+    tr->pairs = grow(tr->pairs, &tr->pair_capacity, (size_t)p + 1, sizeof *tr->pairs);
+    Pair *pair = tr->pairs + p;
+    if (p == known) *pair = (Pair){0};
+    pair->count += sign > 0 ? tr->words[w].count : -tr->words[w].count;
+    if (sign < 0 || (pair->word_count > 0 && pair->words[pair->word_count - 1] == w)) return;
     pair->words = grow(pair->words, &pair->word_capacity, pair->word_count + 1, sizeof *pair->words);
     pair->words[pair->word_count++] = w;
 }
 
-// Notes that word w has this pair once less. The pair is in the table.
-static void remove_pair(Trainer *tr, uint32_t left, uint32_t right, uint32_t w) {
-    pair_slot(tr, left << 16 | right)->count -= tr->words[w].count;
-}
-
-// Puts the fresh pairs into the heap, which gives the highest count first and among equals the lowest pair. A pair's
-// count can only fall after that: all its occurrences are made at once, when its younger token is.
-static void heap_fresh(Trainer *tr) {
-    for (size_t i = 0; i < tr->fresh_count; i++)
-        heap_push(&tr->heap, UINT64_MAX - pair_slot(tr, tr->fresh[i])->count, tr->fresh[i]);
-    tr->fresh_count = 0;
+// Puts the pairs that are new into the heap; among equal counts, the lowest left id is first, then the lowest right id.
+// From then on a pair's count only falls: all its occurrences come at once, with the younger of its two tokens.
+static void heap_new_pairs(Trainer *tr) {
+    size_t size;
+    for (; tr->heap_pairs < tr->pair_map.count; tr->heap_pairs++) {
+        const uint16_t *key = (const uint16_t *)map_key(&tr->pair_map, tr->heap_pairs, &size);
+        heap_push(&tr->heap, UINT64_MAX - tr->pairs[tr->heap_pairs].count, (uint64_t)key[0] << 16 | key[1]);
+    }
 }
 
 // Merges left and right into id wherever they are neighbours in word w, from its start on.
-static void merge_in_word(Trainer *tr, uint32_t w, uint32_t left, uint32_t right, uint32_t id) {
+static void merge_in_word(Trainer *tr, int w, int left, int right, int id) {
     Word *word = tr->words + w;
     uint16_t *ids = tr->ids + word->start;
-    uint32_t size = 0;
-    for (uint32_t i = 0; i < word->size; i++) {
-        if (ids[i] != left || i + 1 == word->size || ids[i + 1] != right) {
-            ids[size++] = ids[i];
-            continue;
+    int size = 0;
+    for (int i = 0; i < word->size; i++) {
+        int found = ids[i] == left && i + 1 < word->size && ids[i + 1] == right;
+        if (found && size > 0) {
+            count_pair(tr, ids[size - 1], left, w, -1);
+            count_pair(tr, ids[size - 1], id, w, 1);
         }
-        if (size > 0) {
-            remove_pair(tr, ids[size - 1], left, w);
-            add_pair(tr, ids[size - 1], id, w);
+        if (found && i + 2 < word->size) {
+            count_pair(tr, right, ids[i + 2], w, -1);
+            count_pair(tr, id, ids[i + 2], w, 1);
         }
-        if (i + 2 < word->size) {
-            remove_pair(tr, right, ids[i + 2], w);
-            add_pair(tr, id, ids[i + 2], w);
-        }
-        ids[size++] = (uint16_t)id;
-        i++;
+        ids[size++] = found ? (uint16_t)id : ids[i];
+        i += found;
     }
     word->size = size;
 }
 
-// Finds up to `count` merges for the words counted so far; returns how many there are. The pair with the highest count
-// is next, among equals the one with the lowest left id, then the lowest right id. A pair that occurs once is not merged.
-static int find_merges(Trainer *tr, uint16_t (*merges)[2], int count) {
-    tr->ids = allocate(tr->arena_size, sizeof *tr->ids);
-    for (size_t i = 0; i < tr->arena_size; i++) tr->ids[i] = byte_id[(unsigned char)tr->arena[i]];
-    for (uint32_t w = 0; w < tr->word_count; w++) {
+// Adds merges to a tokenizer that has none, until it has `size` tokens: the pair that is most frequent in the words
+// counted so far is next. Stops earlier when no pair occurs twice.
+static void find_merges(Trainer *tr, Tokenizer *t, int size) {
+    size_t total = tr->word_map.count ? tr->word_map.start[tr->word_map.count] : 0;
+    tr->ids = allocate(total, sizeof *tr->ids);
+    for (size_t i = 0; i < total; i++) tr->ids[i] = byte_id[(unsigned char)tr->word_map.bytes[i]];
+    for (int w = 0; w < tr->word_map.count; w++) {
         const uint16_t *ids = tr->ids + tr->words[w].start;
-        for (uint32_t i = 0; i + 1 < tr->words[w].size; i++) add_pair(tr, ids[i], ids[i + 1], w);
+        for (int i = 0; i + 1 < tr->words[w].size; i++) count_pair(tr, ids[i], ids[i + 1], w, 1);
     }
-    heap_fresh(tr);
-    int k = 0;
-    while (k < count && tr->heap.count > 0) {
-        Entry best = heap_pop(&tr->heap);
-        Pair pair = *pair_slot(tr, (uint32_t)best.item); // a copy: the table may move
+    heap_new_pairs(tr);
+    while (t->size < size && tr->heap.count > 0) {
+        Entry entry = heap_pop(&tr->heap);
+        int left = (int)(entry.item >> 16), right = (int)(entry.item & 0xffff), id = t->size - 1;
+        uint16_t key[2] = {(uint16_t)left, (uint16_t)right};
+        Pair pair = tr->pairs[map_find(&tr->pair_map, key, sizeof key)]; // a copy: the pairs may move
         if (pair.count < 2) continue;
-        if (pair.count != UINT64_MAX - best.order) {
-            heap_push(&tr->heap, UINT64_MAX - pair.count, pair.pair);
+        if (pair.count != UINT64_MAX - entry.order) { // it comes again, at its place
+            heap_push(&tr->heap, UINT64_MAX - pair.count, entry.item);
             continue;
         }
-        merges[k][0] = (uint16_t)(pair.pair >> 16);
-        merges[k][1] = (uint16_t)pair.pair;
-        for (size_t i = 0; i < pair.word_count; i++) merge_in_word(tr, pair.words[i], merges[k][0], merges[k][1], 256 + (uint32_t)k);
-        heap_fresh(tr);
-        k++;
+        tokenizer_add(t, left, right);
+        for (size_t i = 0; i < pair.word_count; i++) merge_in_word(tr, pair.words[i], left, right, id);
+        heap_new_pairs(tr);
     }
-    return k;
+}
+
+// Frees what a trainer holds.
+static void trainer_free(Trainer *tr) {
+    for (int p = 0; p < tr->pair_map.count; p++) free(tr->pairs[p].words);
+    map_free(&tr->word_map);
+    map_free(&tr->pair_map);
+    free(tr->words);
+    free(tr->ids);
+    free(tr->pairs);
+    free(tr->heap.entries);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The command line. A file of tokens is llm.c's: 256 int32, of which [0] = 20240520, [1] = 1, [2] = the number of tokens
-// and [3], which llm.c leaves 0, tokenizer_hash(); then the ids, uint16 each.
+// The command line.
+
+static const char help[] =
+    "tokenizer: a byte-level BPE tokenizer, exact against GPT-2's.\n"
+    "\n"
+    "    tokenizer train  -v SIZE [--lines] -o FOLDER FILE...     makes a vocabulary of the most frequent pieces\n"
+    "    tokenizer encode -m FOLDER [--lines] [-o FILE] FILE...   turns text into tokens\n"
+    "    tokenizer decode -m FOLDER FILE...                       prints the text of files that encode -o wrote\n"
+    "\n"
+    "A FILE of text may hold any bytes; - is standard input.\n"
+    "\n"
+    "    -v, --vocab SIZE     the number of tokens, 257 to 65535: the 256 bytes, the merges and <|endoftext|>.\n"
+    "                         1024 suits a small model; below 300 little is merged. There are fewer, and train\n"
+    "                         says so, when no pair of tokens occurs twice any more. Of equally frequent pairs\n"
+    "                         the one with the lowest ids is merged first.\n"
+    "    -m, --model FOLDER   where vocab.json and merges.txt are: GPT-2's, or those that train wrote.\n"
+    "    -o, --output FOLDER  train: where to write them. The folder is created if it is not there.\n"
+    "    -o, --output FILE    encode: write a file as llm.c's, 256 int32 and then 16 bits a token, <|endoftext|>\n"
+    "                         behind every document. Default: print the ids, a line for each document.\n"
+    "    -l, --lines          every line is a document, less its newline; encode skips empty ones. Default: every\n"
+    "                         file is a document.\n"
+    "    -h, --help           print this.\n"
+    "\n"
+    "decode prints <|endoftext|> as a newline. So what was encoded with --lines comes back as it was, but for\n"
+    "empty lines; what was encoded as a whole comes back with a newline more at its end. Tokens of another\n"
+    "vocabulary are refused. An example:\n"
+    "\n"
+    "    ./tokenizer train -v 1024 --lines -o model captions.txt\n"
+    "    ./tokenizer encode -m model --lines -o captions.bin captions.txt\n"
+    "    ./tokenizer decode -m model captions.bin | cmp - captions.txt\n";
 
 typedef struct {
     const char *value[128]; // by the option's letter; NULL: not given
@@ -1113,77 +1088,29 @@ typedef struct {
     int file_count;
 } Options;
 
-static const char help[] =
-    "tokenizer: byte-level BPE, as GPT-2's: trains a vocabulary, turns text into tokens and back.\n"
-    "\n"
-    "    tokenizer train  -v SIZE [--lines] -o FOLDER FILE...\n"
-    "    tokenizer encode -m FOLDER [--lines] [-o TOKENS.bin] FILE...\n"
-    "    tokenizer decode -m FOLDER TOKENS.bin\n"
-    "\n"
-    "A FILE may be -, standard input. tokenizer COMMAND --help says more.\n";
-
-static const char help_train[] =
-    "tokenizer train -v SIZE [--lines] -o FOLDER FILE...\n"
-    "\n"
-    "Makes a vocabulary of the pieces that are most frequent in the text, and writes it to FOLDER/vocab.json and\n"
-    "FOLDER/merges.txt. The folder is created if it is not there.\n"
-    "\n"
-    "    -v, --vocab SIZE     number of tokens, 257 to 65535: the 256 bytes, merges, <|endoftext|>. No default; 1024 suits\n"
-    "                         a small model, 300 is the least that makes sense. It ends up smaller if the text is so\n"
-    "                         small that no pair of tokens occurs twice any more.\n"
-    "    -l, --lines          every line is a document, and newlines are not part of the text (default: a file is one)\n"
-    "    -o, --output FOLDER  where to write. No default\n"
-    "\n"
-    "Among pairs that are as frequent as each other, the one of the lowest ids is merged first.\n"
-    "\n"
-    "    ./tokenizer train -v 1024 --lines -o model captions.txt\n";
-
-static const char help_encode[] =
-    "tokenizer encode -m FOLDER [--lines] [-o TOKENS.bin] FILE...\n"
-    "\n"
-    "Turns text into tokens: printed as numbers, a line for each document, or written to a file of llm.c's format.\n"
-    "\n"
-    "    -m, --model FOLDER   has vocab.json and merges.txt, GPT-2's or from train. No default\n"
-    "    -l, --lines          every line is a document; empty lines are skipped (default: a file is one document)\n"
-    "    -o, --output FILE    write 256 int32 and then 16 bits a token. Every document is closed by <|endoftext|>, which\n"
-    "                         with --lines stands for the newline (default: print the ids, without <|endoftext|>)\n"
-    "\n"
-    "    ./tokenizer encode -m model --lines -o captions.bin captions.txt\n";
-
-static const char help_decode[] =
-    "tokenizer decode -m FOLDER TOKENS.bin...\n"
-    "\n"
-    "Prints the text of files of tokens. <|endoftext|> is printed as a newline: what was encoded with --lines comes back\n"
-    "as it was, less its empty lines; what was encoded as a whole file comes back with one newline more at its end.\n"
-    "\n"
-    "    -m, --model FOLDER   the vocabulary that the tokens were made with; another is refused. No default\n"
-    "\n"
-    "    ./tokenizer decode -m model captions.bin\n";
-
 // Trains a vocabulary on files and writes it to a folder.
 static void command_train(const Options *options) {
     Trainer trainer = {0};
-    const char *piece, *number = options->value['v'];
+    Tokenizer *t = tokenizer_new();
+    Text piece = {0};
+    const char *number = options->value['v'];
     char *rest;
-    size_t size;
     long vocab = strtol(number, &rest, 10);
-    if (*rest || vocab < TOKENS_MIN || vocab > TOKENS_MAX)
+    if (!is_digit(number[0]) || *rest || vocab < TOKENS_MIN || vocab > TOKENS_MAX)
         die("--vocab %s: expected a whole number from %d to %d", number, TOKENS_MIN, TOKENS_MAX);
-    characters_open();
     for (int i = 0; i < options->file_count; i++) {
-        Input in = input_open(options->files[i]);
-        while (input_next(&in, options->value['l'] != NULL, &piece, &size))
-            for (size_t at = 0, n; at < size; at += n) {
-                n = word_length(piece + at, size - at);
-                count_word(&trainer, piece + at, n);
-            }
+        FILE *file = open_file(options->files[i]);
+        while (read_piece(file, options->files[i], options->value['l'] != NULL, &piece))
+            count_words(&trainer, piece.bytes, piece.size);
+        close_file(file);
     }
-    int wanted = (int)vocab - TOKENS_MIN;
-    uint16_t (*merges)[2] = allocate((size_t)wanted, sizeof *merges);
-    int count = find_merges(&trainer, merges, wanted);
-    if (count < wanted)
-        fprintf(stderr, "%s: %d tokens, not %ld: no further pair occurs twice in the text\n", program, TOKENS_MIN + count, vocab);
-    tokenizer_save(tokenizer_new(merges, count), options->value['o']);
+    find_merges(&trainer, t, (int)vocab);
+    if (t->size < vocab)
+        fprintf(stderr, "%s: %d tokens, not %ld: no further pair occurs twice in the text\n", program, t->size, vocab);
+    tokenizer_save(t, options->value['o']);
+    free(piece.bytes);
+    trainer_free(&trainer);
+    tokenizer_free(t);
 }
 
 // Writes ids as a file of tokens has them, or prints them, with spaces between; `first`: no space before the first.
@@ -1199,59 +1126,62 @@ static void write_ids(FILE *file, int binary, const int *ids, size_t count, int 
 static void command_encode(const Options *options) {
     Tokenizer *t = tokenizer_load(options->value['m']);
     int32_t header[TOKENS_HEADER] = {TOKENS_MAGIC, TOKENS_VERSION, 0, (int32_t)tokenizer_hash(t)};
-    int binary = options->value['o'] != NULL, lines = options->value['l'] != NULL, end = t->size - 1;
-    FILE *file = binary ? output_open(options->value['o']) : stdout;
+    int binary = options->value['o'] != NULL, lines = options->value['l'] != NULL, end = t->size - 1, more;
+    FILE *output = binary ? output_open(options->value['o']) : stdout;
     uint64_t total = 0;
-    const char *piece;
-    size_t size, count;
-    if (binary) fwrite(header, sizeof header, 1, file); // and once more when the number of tokens is known
+    Text piece = {0};
+    size_t count;
+    if (binary) fwrite(header, sizeof header, 1, output); // and once more when the number of tokens is known
     for (int i = 0; i < options->file_count; i++) {
-        Input in = input_open(options->files[i]);
-        uint64_t before = total; // where this document starts
-        for (int more = 1; more;) {
-            more = input_next(&in, lines, &piece, &size);
-            if (lines && (!more || size == 0)) continue;
-            if (more) {
-                int *ids = tokenizer_encode(t, piece, size, &count);
-                write_ids(file, binary, ids, count, total == before);
+        FILE *file = open_file(options->files[i]);
+        uint64_t start = total; // of this document
+        do {
+            more = read_piece(file, options->files[i], lines, &piece);
+            if (piece.size > 0) {
+                int *ids = tokenizer_encode(t, piece.bytes, piece.size, &count);
+                write_ids(output, binary, ids, count, total == start);
                 free(ids);
                 total += count;
             }
-            if (more && !lines) continue;
-            if (binary) write_ids(file, 1, &end, 1, 0);
-            else fputc('\n', file);
-            before = ++total;
-        }
-        if (total > INT32_MAX) die("%s: the tokens are more than a file can have, %d", options->files[i], INT32_MAX);
+            if (lines ? piece.size == 0 : more) continue; // no document ends here
+            if (binary) write_ids(output, binary, &end, 1, 0);
+            else fputc('\n', output);
+            start = ++total;
+        } while (more);
+        close_file(file);
+        if (total > INT32_MAX) die("%s: more than %d tokens, which a file cannot have", options->files[i], INT32_MAX);
     }
     if (binary) {
         header[2] = (int32_t)total;
-        if (fseek(file, 0, SEEK_SET) == 0) fwrite(header, sizeof header, 1, file);
-        output_close(file);
+        if (fseek(output, 0, SEEK_SET) == 0) fwrite(header, sizeof header, 1, output);
+        output_close(output);
     }
+    free(piece.bytes);
     tokenizer_free(t);
 }
 
 // Prints the text of files of tokens. Dies, before it prints anything of it, at a file that is not whole, is no file
 // of tokens or was made with another vocabulary.
 static void command_decode(const Options *options) {
-    Tokenizer *t = tokenizer_load(options->value['m']);
+    const char *model = options->value['m'], *bytes;
+    Tokenizer *t = tokenizer_load(model);
     for (int i = 0; i < options->file_count; i++) {
         const char *path = options->files[i];
-        size_t size, length;
+        size_t size, length, header_size = TOKENS_HEADER * sizeof(int32_t);
         char *file = read_file(path, &size);
         const int32_t *header = (const int32_t *)file;
         const uint16_t *ids = (const uint16_t *)(header + TOKENS_HEADER);
-        if (size < sizeof *header * TOKENS_HEADER || header[0] != TOKENS_MAGIC || header[1] != TOKENS_VERSION || header[2] < 0)
-            die("%s: is no file of tokens: expected one that begins with %d and %d", path, TOKENS_MAGIC, TOKENS_VERSION);
-        size_t count = (size_t)header[2], there = (size - sizeof *header * TOKENS_HEADER) / sizeof *ids;
-        if (count != there || size % 2) die("%s: is cut or damaged: expected %zu tokens, found %zu", path, count, there);
+        if (size < header_size || header[0] != TOKENS_MAGIC || header[1] != TOKENS_VERSION || header[2] < 0)
+            die("%s: is not a file of tokens: those begin with %d and %d", path, TOKENS_MAGIC, TOKENS_VERSION);
+        size_t count = (size_t)header[2];
+        size_t expected = header_size + count * sizeof *ids;
+        if (size != expected) die("%s: has %zu bytes, expected %zu, for %zu tokens", path, size, expected, count);
         if (header[3] && (uint32_t)header[3] != tokenizer_hash(t))
-            die("%s: was made with another vocabulary than that of %s", path, options->value['m']);
+            die("%s: was made with another vocabulary than that of %s", path, model);
         for (size_t k = 0; k < count; k++)
-            if (ids[k] >= t->size) die("%s: token %zu is %d, but the ids of %s end at %d", path, k, ids[k], options->value['m'], t->size - 1);
+            if (ids[k] >= t->size) die("%s: token %zu is %d, but %s ends at %d", path, k, ids[k], model, t->size - 1);
         for (size_t k = 0; k < count; k++) {
-            const char *bytes = tokenizer_bytes(t, ids[k], &length);
+            bytes = tokenizer_bytes(t, ids[k], &length);
             fwrite(bytes, 1, length, stdout);
         }
         free(file);
@@ -1259,60 +1189,51 @@ static void command_decode(const Options *options) {
     tokenizer_free(t);
 }
 
-static const struct { char letter, has_value; const char *name; } option_table[] = {
-    {'v', 1, "--vocab"}, {'l', 0, "--lines"}, {'m', 1, "--model"}, {'o', 1, "--output"},
+static const struct { const char *letter, *name; int has_value; } option_table[] = {
+    {"-v", "--vocab", 1}, {"-m", "--model", 1}, {"-o", "--output", 1}, {"-l", "--lines", 0},
 };
 
-static const struct { const char *name, *allowed, *needed, *help; void (*run)(const Options *); } command_table[] = {
-    {"train", "vlo", "vo", help_train, command_train},
-    {"encode", "lmo", "m", help_encode, command_encode},
-    {"decode", "m", "m", help_decode, command_decode},
+static const struct { const char *name, *allowed, *needed; void (*run)(const Options *); } command_table[] = {
+    {"train", "vlo", "vo", command_train},
+    {"encode", "lmo", "m", command_encode},
+    {"decode", "m", "m", command_decode},
 };
 
-enum { OPTION_COUNT = sizeof option_table / sizeof *option_table, COMMAND_COUNT = sizeof command_table / sizeof *command_table };
+enum { OPTIONS = sizeof option_table / sizeof *option_table, COMMANDS = sizeof command_table / sizeof *command_table };
 
-// Returns the place of an option in option_table, by its name or its letter, or OPTION_COUNT if it is none.
-static int find_option(const char *argument) {
-    int i = 0;
-    while (i < OPTION_COUNT && strcmp(argument, option_table[i].name)
-           && (argument[0] != '-' || argument[1] != option_table[i].letter || argument[2])) i++;
-    return i;
-}
-
-// Reads the command line and runs the command. Dies at anything that it does not know.
+// Reads the command line and runs the command. Dies, in one line, at anything that it does not know.
 int main(int argc, char **argv) {
-    Options options = {.files = argv}; // the file names move to the front of argv
+    Options options = {.files = argv}; // the names of files move to the front of argv
     int c = 0;
-    if (argc < 2) die("expected a command: train, encode or decode; --help says more");
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") && strcmp(argv[i], "-h")) continue;
         fputs(help, stdout);
         finish_stdout();
         return 0;
     }
-    while (c < COMMAND_COUNT && strcmp(argv[1], command_table[c].name)) c++;
-    if (c == COMMAND_COUNT) die("%s: no such command: train, encode or decode", argv[1]);
+    if (argc < 2) die("expected a command: train, encode or decode; --help is the manual");
+    while (c < COMMANDS && strcmp(argv[1], command_table[c].name)) c++;
+    if (c == COMMANDS) die("%s: expected a command: train, encode or decode; --help is the manual", argv[1]);
     for (int i = 2; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
-            fputs(command_table[c].help, stdout);
-            finish_stdout();
-            return 0;
-        }
-        if (argv[i][0] != '-' || !argv[i][1]) {
+        const char *argument = argv[i];
+        int o = 0;
+        if (argument[0] != '-' || !argument[1]) {
             options.files[options.file_count++] = argv[i];
             continue;
         }
-        int o = find_option(argv[i]);
-        if (o == OPTION_COUNT || !strchr(command_table[c].allowed, option_table[o].letter))
-            die("%s: %s has no such option; %s --help says more", argv[i], command_table[c].name, command_table[c].name);
-        const char **value = &options.value[(int)option_table[o].letter];
-        if (*value) die("%s: given twice", argv[i]);
-        if (option_table[o].has_value && (i + 1 == argc || argv[i + 1][0] == '-')) die("%s: expected a value", argv[i]);
-        *value = option_table[o].has_value ? argv[++i] : "";
+        while (o < OPTIONS && strcmp(argument, option_table[o].letter) && strcmp(argument, option_table[o].name)) o++;
+        if (o == OPTIONS || !strchr(command_table[c].allowed, option_table[o].letter[1]))
+            die("%s has no option %s; --help is the manual", command_table[c].name, argument);
+        const char **value = options.value + option_table[o].letter[1];
+        if (*value) die("%s: given twice", argument);
+        if (option_table[o].has_value && (i + 1 == argc || argv[i + 1][0] == '-'))
+            die("%s: expected a value behind it", argument);
+        *value = option_table[o].has_value ? argv[++i] : argument;
     }
-    for (const char *letter = command_table[c].needed; *letter; letter++) {
-        char name[3] = {'-', *letter, 0};
-        if (!options.value[(int)*letter])
-            die("%s: expected %s; %s --help says more", command_table[c].name, option_table[find_option(name)].name, command_table[c].name);
+    for (int o = 0; o < OPTIONS; o++) {
+        int letter = option_table[o].letter[1];
+        if (strchr(command_table[c].needed, letter) && !options.value[letter])
+            die("%s: expected %s; --help is the manual", command_table[c].name, option_table[o].name);
     }
     if (options.file_count == 0) die("%s: expected a FILE; - is standard input", command_table[c].name);
     command_table[c].run(&options);

@@ -26,13 +26,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
-# Static functions cannot be called from outside, so these three lines are compiled around them.
+# Static functions cannot be called from outside, so these are compiled around them.
 WRAPPER = """#define TOKENIZER_LIBRARY
 #include "tokenizer.c"
 Tokenizer *load(const char *folder) { return tokenizer_load(folder); }
 int *encode(const Tokenizer *t, const char *s, size_t n, size_t *count) { return tokenizer_encode(t, s, n, count); }
 void save(const Tokenizer *t, const char *folder) { tokenizer_save(t, folder); }
 const char *bytes_of(const Tokenizer *t, int id, size_t *n) { return tokenizer_bytes(t, id, n); }
+int size_of(const Tokenizer *t) { return t->size; }
 void release(void *memory) { free(memory); }
 """
 
@@ -52,11 +53,12 @@ class Ours:
         self.c.bytes_of.restype = ctypes.POINTER(ctypes.c_char)
         self.c.bytes_of.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_size_t)]
         self.c.save.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        self.c.size_of.argtypes = [ctypes.c_void_p]
         self.c.release.argtypes = [ctypes.c_void_p]
         self.t = self.c.load(gpt2.encode())
         self.tokens = []
         length = ctypes.c_size_t()
-        for i in range(50257):
+        for i in range(self.c.size_of(self.t)):
             pointer = self.c.bytes_of(self.t, i, ctypes.byref(length))
             self.tokens.append(pointer[:length.value])
 
@@ -107,10 +109,11 @@ BLOCKS = [(0x20, 0x7e), (0x00, 0x20), (0x7f, 0x24f), (0x250, 0x36f), (0x370, 0x5
           (0x2c00, 0x2fff), (0x3000, 0x30ff), (0x3100, 0x4dff), (0x4e00, 0x9fff), (0xa000, 0xabff), (0xac00, 0xd7ff),
           (0xe000, 0xffff), (0x10000, 0x1ffff), (0x1d7ce, 0x1d7ff), (0x1f300, 0x1faff), (0x20000, 0x323af),
           (0xe0000, 0xe01ef), (0x100000, 0x10ffff)]
-PIECES = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'", "''", " '", "\u2019s", "<|endoftext|>", " ", "  ", "    ",
-          "\n", "\n\n", "\r\n", "\t", " \n ", "\u00a0", "\u3000", "\u2028", "\u0085", "\u001c", "\u200b", "\ufeff", "\u180e", " the",
-          "The", " 1", "12", "3.14", "\u0660\u0661", "\u00bd", "\u2167", "\u00e9", "e\u0301", "\u0e01\u0e33", "\U0001f468\u200d\U0001f469", "\U0001f1eb\U0001f1f7",
-          "a" * 40, " " * 70, "=" * 50, "!?", "...", "\x00", "aaaaab", "ing", "\u4eba\u4eba"]
+PIECES = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'", "''", " '", "\u2019s", "<|endoftext|>", " ", "  ",
+          "    ", "\n", "\n\n", "\r\n", "\t", " \n ", "\u00a0", "\u3000", "\u2028", "\u0085", "\u001c", "\u200b",
+          "\ufeff", "\u180e", " the", "The", " 1", "12", "3.14", "\u0660\u0661", "\u00bd", "\u2167", "\u00e9",
+          "e\u0301", "\u0e01\u0e33", "\U0001f468\u200d\U0001f469", "\U0001f1eb\U0001f1f7", "a" * 40, " " * 70, "=" * 50,
+          "!?", "...", "\x00", "aaaaab", "ing", "\u4eba\u4eba"]
 
 
 def random_string(rng):
@@ -131,8 +134,8 @@ def read(path):
     return data.decode("utf-8")
 
 
-def best(seconds, times=3):
-    return min(seconds() for _ in range(times))
+def best(seconds):
+    return min(seconds() for _ in range(3))
 
 
 def timed(function):
@@ -177,9 +180,9 @@ def main():
                if os.path.isfile(path) and path.endswith((".c", ".h", ".py", ".md", ".sh", "Makefile"))]
     compare("the sources", [read(path) for path in sorted(sources)])
     points = [chr(code) for code in range(0x110000) if not 0xd800 <= code <= 0xdfff]
-    compare("a letter and each code point", ["".join("a" + c for c in points[i:i + 64]) for i in range(0, len(points), 64)])
-    compare("a digit and each code point", ["".join("1" + c for c in points[i:i + 64]) for i in range(0, len(points), 64)])
-    compare("a newline and each code point", ["".join("\n" + c for c in points[i:i + 64]) for i in range(0, len(points), 64)])
+    for name, before in (("letter", "a"), ("digit", "1"), ("newline", "\n")):
+        texts = ["".join(before + c for c in points[i:i + 64]) for i in range(0, len(points), 64)]
+        compare(f"a {name} and each code point", texts)
     rng = random.Random(options.seed)
     compare("random strings", [random_string(rng) for _ in range(options.random)])
 
@@ -200,39 +203,42 @@ def main():
         program, text = os.path.join(build.name, "tokenizer"), "".join(read(path) for path in options.train)
         subprocess.run(["cc", "-O2", "-o", program, os.path.join(ROOT, "tokenizer.c")], check=True)
         lines, data = text.splitlines(), text.encode("utf-8")
-        path = os.path.join(build.name, "train.txt")
+        path, trained = os.path.join(build.name, "train.txt"), os.path.join(build.name, "trained")
         open(path, "wb").write(data)
         print("\ntraining, against tokenizers' BpeTrainer (min_frequency 2), and seconds:")
         for size in (300, 1024, 4096, 16384, 50257):
             for by_line in (True, False):
                 reference = Tokenizer(models.BPE())
                 reference.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-                trainer = trainers.BpeTrainer(vocab_size=size - 1, min_frequency=2, special_tokens=[], show_progress=False,
-                                              initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+                trainer = trainers.BpeTrainer(vocab_size=size - 1, min_frequency=2, special_tokens=[],
+                                              show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
                 theirs = timed(lambda: reference.train_from_iterator(lines if by_line else [text], trainer))
-                command = [program, "train", "-v", str(size), "-o", os.path.join(build.name, "trained"), path]
-                mine = timed(lambda: subprocess.run(command + ["--lines"] * by_line, check=True, stderr=subprocess.DEVNULL))
+                command = [program, "train", "-v", str(size), "-o", trained, path] + ["--lines"] * by_line
+                mine = timed(lambda: subprocess.run(command, check=True, stderr=subprocess.DEVNULL))
                 want = [" ".join(pair) for pair in json.loads(reference.to_str())["model"]["merges"]]
-                got = open(os.path.join(build.name, "trained", "merges.txt"), encoding="utf-8").read().split("\n")[1:-1]
+                got = open(os.path.join(trained, "merges.txt"), encoding="utf-8").read().split("\n")[1:-1]
                 failures += got != want
                 first = next((i for i, (a, b) in enumerate(zip(got, want)) if a != b), min(len(got), len(want)))
-                print(f"size {size:6d} {'a line a document ' if by_line else 'a file a document'} {len(got):6d} merges, "
+                print(f"size {size:6d}, a {'line' if by_line else 'file'} a document: {len(got):6d} merges, "
                       f"{'the same' if got == want else f'DIFFERS from merge {first} of {len(want)}'}; "
                       f"ours {mine:.3f} s, tokenizers {theirs:.3f} s")
-        print("\nencoding this text with GPT-2's vocabulary, one thread, MB/s:")
-        mb = len(data) / 1e6
-        print(f"ours {mb / best(lambda: ours.seconds(data)):.1f}, tiktoken {mb / best(lambda: timed(lambda: tik.encode_ordinary(text))):.1f}, "
-              f"tokenizers {mb / best(lambda: timed(lambda: hf.encode_batch_fast(lines)), 1):.1f} (a line at a time)")
+        print("\nencoding with GPT-2's vocabulary, one thread:")
         hard = "".join(random_string(rng) for _ in range(100000))
-        data, mb = hard.encode("utf-8"), len(hard.encode("utf-8")) / 1e6
-        print(f"random strings: ours {mb / best(lambda: ours.seconds(data)):.1f}, "
-              f"tiktoken {mb / best(lambda: timed(lambda: tik.encode_ordinary(hard))):.1f}")
-    for name, data in (("a", b"a" * 1000000), ("space", b" " * 1000000), ("random letter", bytes(rng.choices(range(97, 123), k=1000000)))):
-        print(f"a word of a million: {name}: {ours.seconds(data):.3f} s")
+        for name, text, parts in (("this text", text, lines), ("random strings", hard, None)):
+            data = text.encode("utf-8")
+            mb = len(data) / 1e6
+            print(f"{name}: ours {mb / best(lambda: ours.seconds(data)):.1f} MB/s, "
+                  f"tiktoken {mb / best(lambda: timed(lambda: tik.encode_ordinary(text))):.1f}", end="")
+            if parts:
+                print(f", tokenizers {mb / timed(lambda: hf.encode_batch_fast(parts)):.1f} (line by line)", end="")
+            print()
+    letters = bytes(rng.choices(range(97, 123), k=1000000))
+    for name, data in (("one letter", b"a" * 1000000), ("spaces", b" " * 1000000), ("random letters", letters)):
+        print(f"a word of a million bytes, {name}: {ours.seconds(data):.3f} s")
     print(f"\n{'no difference' if failures == 0 else f'{failures} DIFFERENCES'}")
     return failures != 0
 
 
 if __name__ == "__main__":
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread each
     sys.exit(main())
