@@ -4,9 +4,9 @@ nr: teach a GPT a new language without forgetting the old one.
 The method of "Neutral Residues: Revisiting Adapters for Model Extension" (Signe Talla, Grave, Jegou, ICML 2025) in one
 file of C: the model, the method and its rivals, training, evaluation, sampling. `make && ./nr` shows it at work.
 
-The backbone is a pretrained GPT-2 and stays frozen. In every transformer block one small gated block is added beside the
-feed-forward network (FFN). With u = LayerNorm2(x), the vector of C channels that the FFN reads, and * the elementwise
-product:
+The backbone is a pretrained GPT-2 and stays frozen. In every transformer block one small gated block is added beside
+the feed-forward network (FFN). With u = LayerNorm2(x), the vector of C channels that the FFN reads, and * the product
+of elements:
 
     adapter   A(u) = Wo (SiLU(Wg u) * (Wi u))      Wi, Wg: C -> H    Wo: H -> C    no biases
     gate      g(u) = ReLU(w . u + b)               one number a token and layer
@@ -16,21 +16,21 @@ product:
     local     l_local = 1/(L N_old) sum over layers l and old-domain tokens t of |r_l(u_t)|_1 / C
     training  l = l_LM + alpha l_local             l_LM: mean cross-entropy over all tokens
 
-l_local asks the residues to be neutral: to vanish on text of the old domain, so that there the network computes what the
-backbone computed. It sees old-domain tokens only; a fraction p of the training sequences is of the old domain. The ReLU
-lets a gate be exactly zero. At the start Wo = 0, so that the extended model is the backbone, bit for bit; Wi and Wg are
-drawn with variance 1/(C L); w = 0 and b = 1 open every gate: while Wo is 0 only Wo receives a gradient, and a gate that
-is closed on every token never would.
+l_local asks the residues to be neutral: to vanish on text of the old domain, so that there the network computes what
+the backbone computed. It sees old-domain tokens only; a fraction p of the training sequences is of the old domain. The
+ReLU lets a gate be exactly zero. At the start Wo = 0, so that the extended model is the backbone, bit for bit; Wi and
+Wg are drawn with variance 1/(C L); w = 0 and b = 1 open every gate: while Wo is 0 only Wo receives a gradient, and a
+gate that is closed on every token never would.
 
-Rivals, on the same data: finetune (train all weights), lora (W + A B beside every linear layer, A B of low rank), adapter
-(A(u) alone: no gate, no penalty). Ours, not the paper's: rows of the token embedding that the backbone never trained,
-because its text lacked the token, are trained with any extension (--new-rows 1).
+Rivals, on the same data: finetune (train all weights), lora (W + A B beside every linear layer, A B of low rank),
+adapter (A(u) alone: no gate, no penalty). Ours, not the paper's: rows of the token embedding that the backbone never
+trained, because its text lacked the token, are trained with any extension (--new-rows 1).
 
-Conventions. A token is a row: activations are (rows, channels), a linear layer is x W + b with W (in, out), as in Hugging
-Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make B*T rows. C channels, NH heads, L layers, V tokens
-in the vocabulary. Each x_forward is followed by its x_backward; a gradient dx is that of the loss with respect to x;
-a backward is given NULL for a gradient that nobody needs. Backward passes write the gradients of weights (each weight is used once a step),
-and add to the gradient of the residual stream.
+Conventions. A token is a row: activations are (rows, channels), a linear layer is x W + b with W (in, out), as in
+Hugging Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make n = B T rows. C channels, NH heads, L
+layers, V tokens in the vocabulary. Each x_forward is followed by its x_backward; dx is the gradient of the loss with
+respect to x, and NULL for a gradient that nobody needs. A backward pass writes the gradients of weights, each used once
+a step, and adds to the gradient of the residual stream.
 */
 #define _POSIX_C_SOURCE 200809L
 #include <inttypes.h>
@@ -47,7 +47,8 @@ and add to the gradient of the residual stream.
 #include "tokenizer.c"
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Numbers. `real` is float; the gradient tests compile everything in double. `vec` is as many reals as one register holds.
+// Numbers. `real` is float; the gradient tests compile everything in double. `vec` is as many reals as one register
+// holds.
 
 #ifndef REAL
 #define REAL float
@@ -88,10 +89,10 @@ static int max_threads(void)
 #endif
 }
 
-// e^x, in a form that compilers vectorise (libm's expf is a call for each value). In float: e^x = 2^n e^r with n the integer
-// nearest to x / ln 2; adding 1.5 * 2^23 rounds to it and leaves it in the low bits of the sum. On |r| <= ln 2 / 2 the Taylor
-// series is good to 1e-8 after its r^7. 2^n is applied in two halves, so that results beyond the range of float become
-// infinite or vanish gradually. NaN stays NaN: it fails both comparisons.
+// e^x, in a form that compilers vectorise (libm's expf is a call for each value). In float: e^x = 2^n e^r with n the
+// integer nearest to x / ln 2; adding 1.5 * 2^23 rounds to it and leaves it in the low bits of the sum. On |r| <= ln 2
+// / 2 the Taylor series is good to 1e-8 after its r^7. 2^n is applied in two halves, so that results beyond the range
+// of float become infinite or vanish gradually. NaN stays NaN: it fails both comparisons.
 static inline real exponential(real x)
 {
     if (sizeof(real) == sizeof(double)) return (real)exp((double)x);
@@ -100,7 +101,8 @@ static inline real exponential(real x)
     y = y > 89 ? 89 : y;
     union { float value; uint32_t bits; } round = {y * 1.44269504f + 12582912.0f}, low, high;
     float n = round.value - 12582912.0f, r = y - n * 0.693145752f - n * 1.42860677e-6f;
-    float e = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r * (1 / 720.f + r * (1 / 5040.f)))))));
+    float e = 1 / 120.f + r * (1 / 720.f + r * (1 / 5040.f));
+    e = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * e))));
     int32_t power = (int32_t)(round.bits - 0x4B400000u);
     low.bits = (uint32_t)((power >> 1) + 127) << 23;
     high.bits = (uint32_t)(power - (power >> 1) + 127) << 23;
@@ -147,10 +149,14 @@ static real largest(size_t n, const real *a)
     return max;
 }
 
-// Random numbers: splitmix64, whose whole state is one counter. Streams of different purpose start from different seeds.
+// Random numbers: splitmix64, whose whole state is one counter. Streams of different purpose start from different
+// seeds.
 typedef struct { uint64_t state; } Random;
 
-static Random random_stream(uint64_t seed, uint64_t purpose) { return (Random){(seed * 64 + purpose) * 0xD1342543DE82EF95u}; }
+static Random random_stream(uint64_t seed, uint64_t purpose)
+{
+    return (Random){(seed * 64 + purpose) * 0xD1342543DE82EF95u};
+}
 
 static uint64_t random_bits(Random *r)
 {
@@ -170,18 +176,18 @@ static double random_normal(Random *r)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Matrix multiply: nearly all of the time goes here. One routine for every layout, because a Matrix has a step for rows and
-// one for columns, and a transpose only swaps them.
+// Matrix multiply: nearly all of the time goes here. One routine for every layout, because a Matrix has a step for rows
+// and one for columns, and a transpose only swaps them.
 //
-// Each element of C needs K multiplies but the processor can load far fewer numbers than it can multiply, so every number
-// loaded must be used many times:
-//   registers  a tile of C, MR rows by NR vectors, stays in registers while k runs: each step loads MR numbers of A and NR
-//              vectors of B for MR * NR vector multiply-adds.
-//   L1, L2     those loads must be consecutive to be fast, so A and B are packed: A in panels of MR rows, B in panels of
-//              NR vectors, k by k. A panel of B (KC x NR vectors) stays in the first cache while the MC rows of a block
-//              of A, in the second, pass over it.
-//   threads    share the packed B and divide the rows of C. Each element is summed in the same order whoever computes it:
-//              the same bits for any number of threads.
+// An element of C needs 2 K numbers, but a processor can load far fewer numbers than it can multiply: each number loaded
+// must be used many times.
+//   registers  A tile of C, MR rows by NR vectors, stays in registers while k runs. A step of k loads MR numbers of A and
+//              NR vectors of B, and uses each NR or MR times.
+//   caches     Loads are fast if they are consecutive, so A and B are packed first: A in panels of MR rows, B in panels of
+//              NR vectors, k by k. A panel of B, KC deep, stays in the first cache while the MC rows of a block of A, in
+//              the second, pass over it.
+//   threads    They share the packed B and divide the rows of C. An element is summed in the same order whoever computes
+//              it: the same bits for any number of threads.
 
 enum { KC = 384, MC = 144, NC = 1536, PANEL = NR * LANES };  // MC is a multiple of every MR, NC of every PANEL
 
@@ -205,8 +211,8 @@ static real *scratch(int slot, size_t size)
     return slots[slot].at;
 }
 
-// Copies `count` (<= size) rows or columns of x, whose neighbours are `across` apart and whose elements k are `along` apart, as
-// size-wide groups, k by k; the missing ones become 0.
+// Copies `count` (<= size) rows or columns of x, whose neighbours are `across` apart and whose elements k are `along`
+// apart, as size-wide groups, k by k; the missing ones become 0.
 static void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across, size_t along)
 {
     if (count < size) memset(out, 0, K * size * sizeof(real));
@@ -221,7 +227,8 @@ static void pack(real *out, size_t size, size_t count, size_t K, const real *x, 
         for (size_t k = 0; k < K; k++) out[k * size + i] = x[i * across + k * along];
 }
 
-// tile (MR, PANEL) = packed panel of A times packed panel of B. The compiler unrolls i and j and keeps `sum` in registers.
+// tile (MR, PANEL) = packed panel of A times packed panel of B. The compiler unrolls i and j and keeps `sum` in
+// registers.
 static void multiply_panels(real *tile, size_t K, const real *a, const real *b)
 {
     vec sum[MR][NR] = {{{0}}};
@@ -231,8 +238,8 @@ static void multiply_panels(real *tile, size_t K, const real *a, const real *b)
     memcpy(tile, sum, sizeof sum);
 }
 
-// c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the limit, and packing would
-// read each twice. Columns are divided among the threads.
+// c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the limit, and packing
+// would read each twice. Columns are divided among the threads.
 static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias, const real *add)
 {
     const size_t chunk = b.col == 1 ? round_up((N + (size_t)max_threads() - 1) / (size_t)max_threads(), 64) : 64;
@@ -254,7 +261,8 @@ static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const 
 }
 
 // c (M, N; rows c_row apart) = a (M, K) b (K, N) + add (as c; may be c itself) + bias (N). add and bias may be NULL.
-static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b, const real *bias, const real *add)
+static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b, const real *bias,
+                   const real *add)
 {
     if (M == 1) { multiply_row(c, N, K, a, b, bias, add); return; }
     real *packed_b = scratch(0, KC * round_up(least(N, NC), PANEL));
@@ -285,7 +293,8 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
                             const size_t height = least(MR, rows - i), width = least(PANEL, cols - j);
                             for (size_t y = 0; y < height; y++) {
                                 const size_t at = (i0 + i + y) * c_row + j0 + j;
-                                const real *from = k0 ? c + at : add ? add + at : NULL, *shift = k0 || !bias ? NULL : bias + j0 + j;
+                                const real *from = k0 ? c + at : add ? add + at : NULL;
+                                const real *shift = k0 || !bias ? NULL : bias + j0 + j;
                                 for (size_t x = 0; x < width; x++)
                                     c[at + x] = tile[y * PANEL + x] + (from ? from[x] : 0) + (shift ? shift[x] : 0);
                             }
@@ -296,20 +305,21 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The layers. n is the number of rows (tokens). Rows, columns or heads are divided among the threads, and sums over rows run in
-// order within a column: the same bits for any number of threads.
+// The layers. n is the number of rows (tokens). Rows, columns or heads are divided among the threads, and sums over
+// rows run in order within a column: the same bits for any number of threads.
 
 enum { STRIP = 64 };  // columns that one thread sums over all rows at a time
 
 // out (n, O) = x (n, I) w (I, O) + bias (O) + add (n, O). bias and add may be NULL; add may be out.
-static void linear_forward(real *out, const real *x, const real *w, const real *bias, const real *add, size_t n, size_t I, size_t O)
+static void linear_forward(real *out, const real *x, const real *w, const real *bias, const real *add,
+                           size_t n, size_t I, size_t O)
 {
     matmul(out, O, n, O, I, plain(x, I), plain(w, O), bias, add);
 }
 
 // out = x w + bias, so dx = dout w^T (+ add), dw = x^T dout, dbias = the sum of dout's rows.
-static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, const real *x, const real *w, const real *add,
-                            size_t n, size_t I, size_t O)
+static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, const real *x, const real *w,
+                            const real *add, size_t n, size_t I, size_t O)
 {
     if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add);
     if (dw) matmul(dw, O, I, O, n, transposed(x, I), plain(dout, O), NULL, NULL);
@@ -323,8 +333,10 @@ static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, c
     }
 }
 
-// out (n, C) = z * w + b with z = (x - mean) rstd: each row of x to mean 0 and variance 1. Keeps mean and rstd (n) for backward.
-static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b, size_t n, size_t C)
+// out (n, C) = z * w + b with z = (x - mean) rstd: each row of x to mean 0 and variance 1. Keeps mean and rstd (n) for
+// backward.
+static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b,
+                              size_t n, size_t C)
 {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
@@ -340,8 +352,8 @@ static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, 
 
 // With g = dout * w, dz = g, and z has mean 0 and variance 1 whatever x is: dx += rstd (g - mean(g) - z mean(g * z)).
 // dw = sum over rows of dout * z, db = sum over rows of dout. dx, or dw and db, may be NULL.
-static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *mean, const real *rstd,
-                               const real *w, size_t n, size_t C)
+static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *mean,
+                               const real *rstd, const real *w, size_t n, size_t C)
 {
     if (dx) {
         #pragma omp parallel for
@@ -391,9 +403,11 @@ static void gelu_backward(real *dx, const real *dout, const real *x, size_t size
 
 enum { QUERIES = 64 };  // attention handles so many positions at once, and no keys beyond the last of them
 
-// Causal multi-head attention over qkv (B, T, 3C), each head with C/NH channels: y (B, T, C) = softmax(q k^T / sqrt(C/NH)) v,
-// for positions start..T-1; those before are there as keys and values. Keeps the weights att (B, NH, T, T).
-static void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, size_t start, size_t NH, size_t C)
+// Causal multi-head attention over qkv (B, T, 3C), each head with C/NH channels: y (B, T, C) = softmax(q k^T /
+// sqrt(C/NH)) v, for positions start..T-1; those before are there as keys and values. Keeps the weights att (B, NH, T,
+// T).
+static void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, size_t start,
+                              size_t NH, size_t C)
 {
     const size_t hs = C / NH;
     const real scale = 1 / (real)sqrt((double)hs);
@@ -418,9 +432,10 @@ static void attention_forward(real *y, real *att, const real *qkv, size_t B, siz
     }
 }
 
-// y = a v: da = dy v^T, dv = a^T dy. Softmax: ds = a * (da - sum(a * da)). s = scale q k^T: dq = scale ds k, dk = scale ds^T q.
-// The last block of queries sees all keys: it goes first, writes all of dk and dv, and the others add.
-static void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv, size_t B, size_t T, size_t NH, size_t C)
+// y = a v: da = dy v^T, dv = a^T dy. Softmax: ds = a * (da - sum(a * da)). s = scale q k^T: dq = scale ds k, dk = scale
+// ds^T q. The last block of queries sees all keys: it goes first, writes all of dk and dv, and the others add.
+static void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv, size_t B, size_t T,
+                               size_t NH, size_t C)
 {
     const size_t hs = C / NH;
     const real scale = 1 / (real)sqrt((double)hs);
@@ -446,7 +461,8 @@ static void attention_backward(real *dqkv, const real *dy, const real *att, cons
 }
 
 // x (B, T - start, C) = wte[token] + wpe[position], for positions start..T-1; tokens (B, T - start).
-static void embedding_forward(real *x, const int *tokens, const real *wte, const real *wpe, size_t B, size_t T, size_t start, size_t C)
+static void embedding_forward(real *x, const int *tokens, const real *wte, const real *wpe, size_t B, size_t T,
+                              size_t start, size_t C)
 {
     #pragma omp parallel for
     for (size_t t = 0; t < B * (T - start); t++) {
@@ -455,9 +471,11 @@ static void embedding_forward(real *x, const int *tokens, const real *wte, const
     }
 }
 
-// Every row of dx goes to its token's row of dwte (added: the head wrote there first) and to its position's of dwpe (P, C).
-// row_of (V) maps a token to its row in dwte, -1: has none; NULL: every token has its own. dwte and dwpe may be NULL.
-static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens, const int *row_of, size_t B, size_t T, size_t P, size_t C)
+// Every row of dx goes to its token's row of dwte (added: the head wrote there first) and to its position's of dwpe (P,
+// C). row_of (V) maps a token to its row in dwte, -1: has none; NULL: every token has its own. dwte and dwpe may be
+// NULL.
+static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens, const int *row_of,
+                               size_t B, size_t T, size_t P, size_t C)
 {
     #pragma omp parallel for
     for (size_t i0 = 0; i0 < C; i0 += STRIP) {
@@ -509,7 +527,7 @@ typedef struct {
     real *wi_u, *wg_u, *hidden;  // (n, H): Wi u, Wg u, and SiLU(Wg u) * (Wi u)
     real *adapter;               // (n, C): A(u)
     real *score, *gate;          // (n):    w . u + b, and g(u): 1 without a gate
-    real *local;                 // (n):    the token's share of l_local before division: |r|_1 / C, or its cross-entropy
+    real *local;                 // (n):    the token's term of l_local: |r|_1 / C, or the gate's cross-entropy
 } Residue;
 
 typedef struct { const real *wi, *wg, *wo, *gate_w, *gate_b; } ResidueWeights;
@@ -533,8 +551,9 @@ static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const rea
     }
 }
 
-// x (n, C) += r(u) with u (n, C) = LayerNorm2(x); fills `r` (paper, section 3). old (n): 1 where the token is of the old domain.
-// For the sigmoid gate's cross-entropy the target is 1 on new-domain tokens: -log g there, -log(1 - g) on old ones.
+// x (n, C) += r(u) with u (n, C) = LayerNorm2(x); fills `r` (paper, section 3). old (n): 1 where the token is of the
+// old domain. For the sigmoid gate's cross-entropy the target is 1 on new-domain tokens: -log g there, -log(1 - g) on
+// old ones.
 static void residue_forward(real *x, Residue r, const real *u, ResidueWeights w, Gate gate, Local local, const int *old,
                             size_t n, size_t C, size_t H)
 {
@@ -554,18 +573,18 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueWeights w,
         r.score[t] = z;
         r.gate[t] = g;
         r.local[t] = local == LOCAL_L1 ? g * size / (real)C
-                   : local == LOCAL_CE ? (real)(log1p(exp(-fabs((double)z))) + (z > 0) * (double)z) - (old[t] ? 0 : z) : 0;
+                   : local == LOCAL_CE ? log1p(exp(-fabs(z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z) : 0;
     }
 }
 
-// dout (n, C): gradient at the block's output, hence at r = g A before the penalty adds its own, weight * sign(r) on old-domain
-// tokens (weight = alpha / (L N_old C)). With dr the sum of both: dg = dr . A, dA = g dr, dz = dg g'(z), dw = sum of dz u,
-// db = sum of dz, du = dz w + the adapter's. Where ReLU has closed the gate, all of these are 0: an old-domain token whose gate
-// is shut is left alone. The cross-entropy adds weight * (g - target) to dz of every token (weight = alpha / (L N)).
-// Adds to du. da (n, C) and dhidden, dwg_u (n, H) and dscore (n) are room to work in.
-static void residue_backward(real *du, ResidueGradients d, const real *dout, Residue r, const real *u, ResidueWeights w, Gate gate,
-                             Local local, real weight, const int *old, real *da, real *dhidden, real *dwg_u, real *dscore,
-                             size_t n, size_t C, size_t H)
+// dout (n, C): gradient at the block's output, hence at r = g A before the penalty adds its own, weight * sign(r) on
+// old-domain tokens (weight = alpha / (L N_old C)). With dr the sum of both: dg = dr . A, dA = g dr, dz = dg g'(z), dw
+// = sum of dz u, db = sum of dz, du = dz w + the adapter's. Where ReLU has closed the gate, all of these are 0: an
+// old-domain token whose gate is shut is left alone. The cross-entropy adds weight * (g - target) to dz of every token
+// (weight = alpha / (L N)). Adds to du. da (n, C) and dhidden, dwg_u (n, H) and dscore (n) are room to work in.
+static void residue_backward(real *du, ResidueGradients d, const real *dout, Residue r, const real *u, ResidueWeights w,
+                             Gate gate, Local local, real weight, const int *old, real *da, real *dhidden, real *dwg_u,
+                             real *dscore, size_t n, size_t C, size_t H)
 {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
@@ -596,15 +615,17 @@ static void residue_backward(real *du, ResidueGradients d, const real *dout, Res
 }
 
 // LoRA: out (n, O) += low b with low (n, R) = x (n, I) a; a: (I, R), b: (R, O) (Hu et al. 2021, without its scale).
-static void lora_forward(real *out, real *low, const real *x, const real *a, const real *b, size_t n, size_t I, size_t O, size_t R)
+static void lora_forward(real *out, real *low, const real *x, const real *a, const real *b,
+                         size_t n, size_t I, size_t O, size_t R)
 {
     linear_forward(low, x, a, NULL, NULL, n, I, R);
     linear_forward(out, low, b, NULL, out, n, R, O);
 }
 
-// dlow = dout b^T, db = low^T dout, da = x^T dlow, dx += dlow a^T. dlow (n, R) is room to work in. dx, da, db may be NULL.
-static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *dout, const real *low, const real *x, const real *a,
-                          const real *b, size_t n, size_t I, size_t O, size_t R)
+// dlow = dout b^T, db = low^T dout, da = x^T dlow, dx += dlow a^T. dlow (n, R) is room to work in. dx, da, db may be
+// NULL.
+static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *dout, const real *low, const real *x,
+                          const real *a, const real *b, size_t n, size_t I, size_t O, size_t R)
 {
     linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O);
     linear_backward(dx, da, NULL, dlow, x, a, dx, n, I, R);
@@ -616,7 +637,8 @@ static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *
 typedef struct { size_t layers, heads, channels, context, vocab, hidden, rank, rows; } Dims;
 
 enum {
-    WTE, WPE, LN1_W, LN1_B, QKV_W, QKV_BIAS, PROJ_W, PROJ_BIAS, LN2_W, LN2_B, FC_W, FC_BIAS, FCPROJ_W, FCPROJ_BIAS, LNF_W, LNF_B,
+    WTE, WPE, LN1_W, LN1_B, QKV_W, QKV_BIAS, PROJ_W, PROJ_BIAS, LN2_W, LN2_B, FC_W, FC_BIAS, FCPROJ_W, FCPROJ_BIAS,
+    LNF_W, LNF_B,
     WI, WG, WO, GATE_W, GATE_B,
     QKV_LORA_A, QKV_LORA_B, PROJ_LORA_A, PROJ_LORA_B, FC_LORA_A, FC_LORA_B, FCPROJ_LORA_A, FCPROJ_LORA_B,
     ROWS, TENSORS
@@ -625,10 +647,12 @@ enum {
 // Which tensors a model or an extension has is a sum of these sets.
 enum { SET_BACKBONE = 1, SET_ADAPTER = 2, SET_GATE = 4, SET_LORA = 8, SET_ROWS = 16 };
 
-// Initial values: normal with a variance, or constant. GPT-2 scales what writes into the residual stream by 1/sqrt(2 L).
+// Initial values: normal with a variance, or constant. GPT-2's deviation is 0.02 at its 768 channels, and 1/sqrt(2 L)
+// of that for what writes into the residual stream; other widths get the same variance of a sum: 0.02 sqrt(768 / C).
 enum { INIT_ZERO, INIT_ONE, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN, INIT_GATE_B, INIT_ROWS };
 
-// A name with %d is one tensor a layer. rows and cols are letters: see size_of; rows '1': a vector. Names are Hugging Face's for GPT-2.
+// A name with %d is one tensor a layer. rows and cols are letters: see size_of; rows '1': a vector. Names are Hugging
+// Face's for GPT-2.
 static const struct { const char *name; char rows, cols; int set, init; } table[TENSORS] = {
     [WTE]           = {"wte.weight",               'V', 'C', SET_BACKBONE, INIT_GPT2},
     [WPE]           = {"wpe.weight",               'P', 'C', SET_BACKBONE, INIT_GPT2},
@@ -682,8 +706,8 @@ static size_t tensor_cols(int id, const Dims *d) { return size_of(table[id].cols
 static size_t tensor_size(int id, const Dims *d) { return tensor_rows(id, d) * tensor_cols(id, d); }
 static size_t tensor_layers(int id, const Dims *d) { return strchr(table[id].name, '%') ? d->layers : 1; }
 
-// Some of the table's tensors in one piece of memory, in table order, each with all its layers together. Parameters are held so,
-// their gradients and AdamW's moments too.
+// Some of the table's tensors in one piece of memory, in table order, each with all its layers together. Parameters are
+// held so, their gradients and AdamW's moments too.
 typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;  // at: NULL if not in the set
 
 // How many values the tensors of `sets` have.
@@ -717,7 +741,8 @@ static real *tensor(const Tensors *t, int id, size_t l) { return t->at[id] ? t->
 typedef enum { INIT_LOW, INIT_HE } Init;
 enum { MAX_EXTENSIONS = 8 };
 
-// One extension: adapters or LoRA, perhaps with a gate, perhaps with rows of wte. What it needs to be trained again or named.
+// One extension: adapters or LoRA, perhaps with a gate, perhaps with rows of wte. What it needs to be trained again or
+// named.
 typedef struct {
     char method[16];
     Gate gate;
@@ -765,7 +790,8 @@ static void embedding_refresh(Model *m)
             m->wte = allocate(m->dims.vocab * C, sizeof(real));
             memcpy(m->wte, m->w.at[WTE], m->dims.vocab * C * sizeof(real));
         }
-        for (size_t i = 0; i < x->dims.rows; i++) memcpy(m->wte + (size_t)x->ids[i] * C, x->w.at[ROWS] + i * C, C * sizeof(real));
+        for (size_t i = 0; i < x->dims.rows; i++)
+            memcpy(m->wte + (size_t)x->ids[i] * C, x->w.at[ROWS] + i * C, C * sizeof(real));
     }
 }
 
@@ -801,9 +827,9 @@ static void tensors_init(Tensors *t, const Dims *d, Init init, Gate gate, Random
         double deviation = 0, constant = 0;
         switch (table[id].init) {
         case INIT_ONE: constant = 1; break;
-        case INIT_GPT2: deviation = 0.02; break;
-        case INIT_GPT2_PROJ: deviation = 0.02 / sqrt(2 * (double)d->layers); break;
-        case INIT_ADAPTER: deviation = sqrt((init == INIT_HE ? 2.0 : 1.0 / (double)d->layers) / (double)d->channels); break;
+        case INIT_GPT2: deviation = 0.02 * sqrt(768 / (double)d->channels); break;
+        case INIT_GPT2_PROJ: deviation = 0.02 * sqrt(768 / (double)d->channels / (2 * (double)d->layers)); break;
+        case INIT_ADAPTER: deviation = sqrt((init == INIT_HE ? 2 : 1 / (double)d->layers) / (double)d->channels); break;
         case INIT_FAN_IN: deviation = 1 / sqrt((double)tensor_rows(id, d)); break;
         case INIT_GATE_B: constant = gate == GATE_RELU ? 1 : 0; break;
         default: break;  // zero; rows are copied from the backbone
@@ -813,19 +839,21 @@ static void tensors_init(Tensors *t, const Dims *d, Init init, Gate gate, Random
     }
 }
 
-// A fresh extension for m: the extended model computes what m computes. The caller has set method to hidden, rank and rows.
+// A fresh extension for m: the extended model computes what m computes. The caller has set method to hidden, rank and
+// rows.
 static void extension_init(Extension *x, const Model *m)
 {
     Random random = random_stream(x->seed, 2);
     x->w = tensors_allocate(x->sets, &x->dims);
     tensors_init(&x->w, &x->dims, x->init, x->gate, &random);
     const size_t C = m->dims.channels;
-    for (size_t i = 0; i < x->dims.rows; i++) memcpy(x->w.at[ROWS] + i * C, m->wte + (size_t)x->ids[i] * C, C * sizeof(real));
+    for (size_t i = 0; i < x->dims.rows; i++)
+        memcpy(x->w.at[ROWS] + i * C, m->wte + (size_t)x->ids[i] * C, C * sizeof(real));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Activations: what forward leaves for backward, and room to work in. A buffer that backward will not read, because what it
-// would be needed for is frozen, is shared by all layers: its stride is 0.
+// Activations: what forward leaves for backward, and room to work in. A buffer that backward will not read, because
+// what it would be needed for is frozen, is shared by all layers: its stride is 0.
 
 typedef struct { real *at; size_t stride, width; } Buffer;  // layer l: (rows, width) at `at + l * stride`
 
@@ -851,9 +879,10 @@ static Buffer buffer(Activations *a, size_t layers, size_t rows, size_t width, b
     return b;
 }
 
-// Lays out the buffers for B sequences of T tokens. grad: the tensors to be trained, NULL for forward only; cache: keep keys and
-// values, so that forward can continue at a later start.
-static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T, size_t n_logits, const Tensors *grad, bool cache)
+// Lays out the buffers for B sequences of T tokens. grad: the tensors to be trained, NULL for forward only; cache: keep
+// keys and values, so that forward can continue at a later start.
+static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T, size_t n_logits,
+                                const Tensors *grad, bool cache)
 {
     const Dims *d = &m->dims;
     const size_t L = d->layers, C = d->channels, n = B * T;
@@ -914,7 +943,8 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
 }
 
 // See activations_lay_out. For several positions at once; forward sets a->start for later ones.
-static Activations activations_allocate(const Model *m, size_t B, size_t T, size_t n_logits, const Tensors *grad, bool cache)
+static Activations activations_allocate(const Model *m, size_t B, size_t T, size_t n_logits, const Tensors *grad,
+                                        bool cache)
 {
     Activations a = {.n_logits = n_logits};
     activations_lay_out(&a, m, B, T, n_logits, grad, cache);
@@ -936,7 +966,10 @@ static void activations_free(Activations *a)
 }
 
 // Layer l of a buffer, from the first row of this pass on.
-static real *rows_of(const Activations *a, Buffer b, size_t l) { return b.at ? b.at + l * b.stride + a->start * b.width : NULL; }
+static real *rows_of(const Activations *a, Buffer b, size_t l)
+{
+    return b.at ? b.at + l * b.stride + a->start * b.width : NULL;
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Forward and backward through the whole model.
@@ -949,24 +982,26 @@ static const Linear FC = {FC_W, FC_BIAS, FC_LORA_A, FC_LORA_B, 2};
 static const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_LORA_A, FCPROJ_LORA_B, 3};
 
 // out = x W + bias (+ add), and every LoRA beside it.
-static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l, real *out, const real *x, const real *add)
+static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l, real *out, const real *x,
+                                 const real *add)
 {
     const size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
     linear_forward(out, x, tensor(&m->w, k.w, l), tensor(&m->w, k.bias, l), add, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Tensors *w = &m->extension[e]->w;
         if (w->at[k.lora_a])
-            lora_forward(out, rows_of(a, a->extension[e].low[k.low], l), x, tensor(w, k.lora_a, l), tensor(w, k.lora_b, l),
-                         a->n, I, O, m->extension[e]->dims.rank);
+            lora_forward(out, rows_of(a, a->extension[e].low[k.low], l), x, tensor(w, k.lora_a, l),
+                         tensor(w, k.lora_b, l), a->n, I, O, m->extension[e]->dims.rank);
     }
 }
 
 // dx (+= if add, may be NULL) from dout, and the gradients of what of this layer is in grad.
-static void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad, Linear k, size_t l, real *dx, bool add,
-                                  const real *dout, const real *x)
+static void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad, Linear k, size_t l,
+                                  real *dx, bool add, const real *dout, const real *x)
 {
     const size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
-    linear_backward(dx, tensor(grad, k.w, l), tensor(grad, k.bias, l), dout, x, tensor(&m->w, k.w, l), add ? dx : NULL, a->n, I, O);
+    linear_backward(dx, tensor(grad, k.w, l), tensor(grad, k.bias, l), dout, x, tensor(&m->w, k.w, l),
+                    add ? dx : NULL, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Tensors *w = &m->extension[e]->w;
         if (w->at[k.lora_a])
@@ -985,11 +1020,18 @@ static Residue residue_at(const Activations *a, size_t e, size_t l)
 
 static ResidueWeights residue_weights(const Tensors *w, size_t l)
 {
-    return (ResidueWeights){tensor(w, WI, l), tensor(w, WG, l), tensor(w, WO, l), tensor(w, GATE_W, l), tensor(w, GATE_B, l)};
+    return (ResidueWeights){tensor(w, WI, l), tensor(w, WG, l), tensor(w, WO, l), tensor(w, GATE_W, l),
+                            tensor(w, GATE_B, l)};
 }
 
-// Runs tokens (B, T - start) at positions start..T-1 through the model, up to the logits of the last a->n_logits rows. With
-// start > 0 (and B = 1) the positions before it must have been run: the qkv they left are the keys and values.
+static ResidueGradients residue_gradients(const Tensors *grad, size_t l)
+{
+    return (ResidueGradients){tensor(grad, WI, l), tensor(grad, WG, l), tensor(grad, WO, l), tensor(grad, GATE_W, l),
+                              tensor(grad, GATE_B, l)};
+}
+
+// Runs tokens (B, T - start) at positions start..T-1 through the model, up to the logits of the last a->n_logits rows.
+// With start > 0 (and B = 1) the positions before it must have been run: the qkv they left are the keys and values.
 // a->old must say which rows are of the old domain if the last extension's l_local is wanted.
 static void model_forward(const Model *m, Activations *a, const int *tokens, size_t B, size_t T, size_t start)
 {
@@ -999,21 +1041,24 @@ static void model_forward(const Model *m, Activations *a, const int *tokens, siz
     a->B = B, a->T = T, a->start = start, a->n = n;
     embedding_forward(rows_of(a, a->x, 0), tokens, m->wte, w->at[WPE], B, T, start, C);
     for (size_t l = 0; l < d->layers; l++) {
-        real *x = rows_of(a, a->x, l), *ln1 = rows_of(a, a->ln1, l), *y = rows_of(a, a->y, l), *mid = rows_of(a, a->mid, l);
-        real *u = rows_of(a, a->u, l), *fc = rows_of(a, a->fc, l), *gelu = rows_of(a, a->gelu, l), *out = rows_of(a, a->x, l + 1);
-        real *qkv = a->qkv.at + l * a->qkv.stride;
-        layernorm_forward(ln1, rows_of(a, a->mean1, l), rows_of(a, a->rstd1, l), x, tensor(w, LN1_W, l), tensor(w, LN1_B, l), n, C);
+        real *x = rows_of(a, a->x, l), *ln1 = rows_of(a, a->ln1, l), *y = rows_of(a, a->y, l);
+        real *mid = rows_of(a, a->mid, l), *u = rows_of(a, a->u, l), *fc = rows_of(a, a->fc, l);
+        real *gelu = rows_of(a, a->gelu, l), *out = rows_of(a, a->x, l + 1), *qkv = a->qkv.at + l * a->qkv.stride;
+        layernorm_forward(ln1, rows_of(a, a->mean1, l), rows_of(a, a->rstd1, l), x, tensor(w, LN1_W, l),
+                          tensor(w, LN1_B, l), n, C);
         block_linear_forward(m, a, QKV, l, qkv + start * 3 * C, ln1, NULL);
         attention_forward(a->y.at + l * a->y.stride, a->att.at + l * a->att.stride, qkv, B, T, start, d->heads, C);
         block_linear_forward(m, a, PROJ, l, mid, y, x);
-        layernorm_forward(u, rows_of(a, a->mean2, l), rows_of(a, a->rstd2, l), mid, tensor(w, LN2_W, l), tensor(w, LN2_B, l), n, C);
+        layernorm_forward(u, rows_of(a, a->mean2, l), rows_of(a, a->rstd2, l), mid, tensor(w, LN2_W, l),
+                          tensor(w, LN2_B, l), n, C);
         block_linear_forward(m, a, FC, l, fc, u, NULL);
         gelu_forward(gelu, fc, n * 4 * C);
         block_linear_forward(m, a, FCPROJ, l, out, gelu, mid);
         for (size_t e = 0; e < m->n_extensions; e++) {
             const Extension *own = m->extension[e];
             if (own->sets & SET_ADAPTER)
-                residue_forward(out, residue_at(a, e, l), u, residue_weights(&own->w, l), own->gate, own->local, a->old, n, C, own->dims.hidden);
+                residue_forward(out, residue_at(a, e, l), u, residue_weights(&own->w, l), own->gate, own->local, a->old,
+                                n, C, own->dims.hidden);
         }
     }
     const real *last = rows_of(a, a->x, d->layers) + (n - a->n_logits) * C;
@@ -1032,7 +1077,8 @@ static double local_scale(const Model *m, const Activations *a)
     return count ? 1 / ((double)m->dims.layers * (double)count) : 0;
 }
 
-// After model_forward with logits for all rows: both losses against targets (B, T), -1 meaning none; logits become probabilities.
+// After model_forward with logits for all rows: both losses against targets (B, T), -1 meaning none; logits become
+// probabilities.
 static Loss model_loss(const Model *m, Activations *a, const int *targets)
 {
     Loss loss = {0, 0};
@@ -1051,14 +1097,15 @@ static Loss model_loss(const Model *m, Activations *a, const int *targets)
     return loss;
 }
 
-// After model_loss: the gradients, in grad, of l_LM + alpha l_local with respect to its tensors, which are the backbone's or those
-// of the last extension. Nothing is computed below the first of them.
+// After model_loss: the gradients, in grad, of l_LM + alpha l_local with respect to its tensors, which are the
+// backbone's or those of the last extension. Nothing is computed below the first of them.
 static void model_backward(const Model *m, Activations *a, const Tensors *grad, const int *tokens, const int *targets)
 {
     const Dims *d = &m->dims;
     const Tensors *w = &m->w;
     const size_t C = d->channels, V = d->vocab, L = d->layers, n = a->n, last = m->n_extensions - 1;
-    const bool rows = grad->at[ROWS] != NULL, embedding = rows || grad->at[WTE], attention = grad->at[QKV_W] || grad->at[QKV_LORA_A];
+    const bool rows = grad->at[ROWS] != NULL, embedding = rows || grad->at[WTE];
+    const bool attention = grad->at[QKV_W] || grad->at[QKV_LORA_A];
     real *dx = a->dx.at, *du = a->du.at, *logits = a->logits.at;
     const double local = local_scale(m, a);
     size_t count = 0;
@@ -1077,10 +1124,12 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
         matmul(grad->at[ROWS], C, N, C, n, transposed(a->picked.at, N), plain(a->lnf.at, C), NULL, NULL);
     }
     memset(dx, 0, n * C * sizeof(real));
-    layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], du, rows_of(a, a->x, L), a->meanf.at, a->rstdf.at, w->at[LNF_W], n, C);
+    layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], du, rows_of(a, a->x, L), a->meanf.at, a->rstdf.at,
+                       w->at[LNF_W], n, C);
 
     for (size_t l = L; l-- > 0;) {
-        // What of the block lies above the first tensor that trains; dx is the gradient at its output and becomes that at its input.
+        // What of the block lies above the first tensor that trains; dx is the gradient at its output and becomes that
+        // at its input.
         const bool below = l > 0 || embedding;
         memset(du, 0, n * C * sizeof(real));
         for (size_t e = 0; e < m->n_extensions; e++) {
@@ -1089,31 +1138,33 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
             const Tensors none = {0}, *own = e == last ? grad : &none;
             const Local penalty = e == last ? x->local : LOCAL_NONE;
             const double weight = x->alpha * local / (penalty == LOCAL_L1 ? (double)C : 1);
-            residue_backward(du, (ResidueGradients){tensor(own, WI, l), tensor(own, WG, l), tensor(own, WO, l), tensor(own, GATE_W, l),
-                             tensor(own, GATE_B, l)}, dx, residue_at(a, e, l), rows_of(a, a->u, l), residue_weights(&x->w, l), x->gate,
-                             penalty, (real)weight, a->old, a->dadapter.at, a->dhidden.at, a->dwg_u.at, a->dscore.at, n, C, x->dims.hidden);
+            residue_backward(du, residue_gradients(own, l), dx, residue_at(a, e, l), rows_of(a, a->u, l),
+                             residue_weights(&x->w, l), x->gate, penalty, (real)weight, a->old, a->dadapter.at,
+                             a->dhidden.at, a->dwg_u.at, a->dscore.at, n, C, x->dims.hidden);
         }
         if (!below && !attention) break;
         block_linear_backward(m, a, grad, FCPROJ, l, a->dfc.at, false, dx, rows_of(a, a->gelu, l));
         gelu_backward(a->dfc.at, a->dfc.at, rows_of(a, a->fc, l), n * 4 * C);
         block_linear_backward(m, a, grad, FC, l, du, true, a->dfc.at, rows_of(a, a->u, l));
-        layernorm_backward(dx, tensor(grad, LN2_W, l), tensor(grad, LN2_B, l), du, rows_of(a, a->mid, l), rows_of(a, a->mean2, l),
-                           rows_of(a, a->rstd2, l), tensor(w, LN2_W, l), n, C);
+        layernorm_backward(dx, tensor(grad, LN2_W, l), tensor(grad, LN2_B, l), du, rows_of(a, a->mid, l),
+                           rows_of(a, a->mean2, l), rows_of(a, a->rstd2, l), tensor(w, LN2_W, l), n, C);
         block_linear_backward(m, a, grad, PROJ, l, du, false, dx, rows_of(a, a->y, l));
         attention_backward(a->dqkv.at, du, rows_of(a, a->att, l), rows_of(a, a->qkv, l), a->B, a->T, d->heads, C);
         block_linear_backward(m, a, grad, QKV, l, below ? du : NULL, false, a->dqkv.at, rows_of(a, a->ln1, l));
         if (below)
-            layernorm_backward(dx, tensor(grad, LN1_W, l), tensor(grad, LN1_B, l), du, rows_of(a, a->x, l), rows_of(a, a->mean1, l),
-                               rows_of(a, a->rstd1, l), tensor(w, LN1_W, l), n, C);
+            layernorm_backward(dx, tensor(grad, LN1_W, l), tensor(grad, LN1_B, l), du, rows_of(a, a->x, l),
+                               rows_of(a, a->mean1, l), rows_of(a, a->rstd1, l), tensor(w, LN1_W, l), n, C);
     }
     if (embedding)
-        embedding_backward(rows ? grad->at[ROWS] : grad->at[WTE], grad->at[WPE], dx, tokens, rows ? a->row_of : NULL, a->B, a->T, d->context, C);
+        embedding_backward(rows ? grad->at[ROWS] : grad->at[WTE], grad->at[WPE], dx, tokens, rows ? a->row_of : NULL,
+                           a->B, a->T, d->context, C);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // AdamW (Loshchilov and Hutter, 2019).
 
-// Learning rate at a step (1-based): a linear rise over `warmup` steps, then half a cosine down to floor * peak at the last step.
+// Learning rate at a step (1-based): a linear rise over `warmup` steps, then half a cosine down to floor * peak at the
+// last step.
 static double learning_rate(double peak, long step, long steps, long warmup, double floor)
 {
     if (step <= warmup) return peak * (double)step / (double)warmup;
@@ -1135,14 +1186,16 @@ static double tensors_norm(const Tensors *t)
     return sqrt(sum);
 }
 
-// One step on w with gradients g: first and second moments m and v, corrected for their start at zero; a gradient longer than `clip`
-// is scaled to it; matrices (not biases, LayerNorms, gates) shrink by lr * decay, apart from the gradient.
-static void adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v, const Dims *d, long step, double lr,
-                       double decay, double clip)
+// One step on w with gradients g: first and second moments m and v, corrected for their start at zero; a gradient
+// longer than `clip` is scaled to it; matrices (not biases, LayerNorms, gates) shrink by lr * decay, apart from the
+// gradient.
+static void adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v, const Dims *d, long step,
+                       double lr, double decay, double clip)
 {
     const double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
     const real scale = (real)(norm > clip ? clip / norm : 1), b1 = (real)beta1, b2 = (real)beta2, epsilon = (real)1e-8;
-    const real rate = (real)(lr / (1 - pow(beta1, (double)step))), correction = (real)(1 / (1 - pow(beta2, (double)step)));
+    const real rate = (real)(lr / (1 - pow(beta1, (double)step)));
+    const real correction = (real)(1 / (1 - pow(beta2, (double)step)));
     for (int id = 0; id < TENSORS; id++) {
         if (!g->at[id]) continue;
         const real keep = (real)(table[id].rows == '1' ? 1 : 1 - lr * decay);
@@ -1162,15 +1215,23 @@ static void adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, con
 // ---------------------------------------------------------------------------------------------------------------------
 // Data: token files, and the loader that mixes two domains.
 
-typedef struct { char *path; uint16_t *ids; size_t count; } Tokens;
+enum { MAX_DOMAINS = 8 };
 
-// Reads FOLDER/DOMAIN_SPLIT.bin, in llm.c's format: 256 int32 (magic, version, count, and in the fourth a hash of the vocabulary, 0:
-// unknown), then uint16 ids. Dies unless it is whole, made with this tokenizer, and has more than `context` tokens.
-static Tokens tokens_load(const char *folder, const char *domain, const char *split, const Tokenizer *tokenizer, size_t context)
+typedef struct { char domain[32]; uint16_t *ids; size_t count; } Tokens;
+
+// Reads FOLDER/DOMAIN_SPLIT.bin, in llm.c's format: 256 int32 (magic, version, count, and in the fourth a hash of the
+// vocabulary, 0: unknown), then uint16 ids. Dies unless it is whole, made with this tokenizer, and has more than
+// `context` tokens.
+static Tokens tokens_load(const char *folder, const char *domain, const char *split, const Tokenizer *tokenizer,
+                          size_t context)
 {
     enum { HEADER = 256 * 4, MAGIC = 20240520 };
+    Tokens t = {{0}, NULL, 0};
+    if (strlen(domain) >= sizeof t.domain) die("domain %s: expected a name of less than %zu bytes", domain, sizeof t.domain);
+    strcpy(t.domain, domain);
     char path[4096];
-    if (snprintf(path, sizeof path, "%s/%s_%s.bin", folder, domain, split) >= (int)sizeof path) die("%s: path too long", folder);
+    if (snprintf(path, sizeof path, "%s/%s_%s.bin", folder, domain, split) >= (int)sizeof path)
+        die("%s: path too long", folder);
     size_t size;
     char *bytes = read_file(path, &size);
     int32_t header[4];
@@ -1181,10 +1242,11 @@ static Tokens tokens_load(const char *folder, const char *domain, const char *sp
     if (header[2] < 0 || (size - HEADER) / 2 != (size_t)header[2] || size % 2)
         die("%s: header says %d tokens, but %zu bytes follow it", path, header[2], size - HEADER);
     if (header[3] && (uint32_t)header[3] != tokenizer_hash(tokenizer))
-        die("%s: made with another tokenizer (vocabulary hash %08x, the model's is %08x)", path, (unsigned)header[3],
+        die("%s: made with another tokenizer (its vocabulary has hash %08x, the model's %08x)", path, (unsigned)header[3],
             (unsigned)tokenizer_hash(tokenizer));
-    Tokens t = {strdup(path), allocate((size_t)header[2] + 1, sizeof(uint16_t)), (size_t)header[2]};
-    memcpy(t.ids, bytes + HEADER, t.count * sizeof(uint16_t));
+    t.count = (size_t)header[2];
+    t.ids = allocate(t.count, sizeof *t.ids);
+    memcpy(t.ids, bytes + HEADER, t.count * sizeof *t.ids);
     free(bytes);
     for (size_t i = 0; i < t.count; i++)
         if (t.ids[i] >= tokenizer->size)
@@ -1193,13 +1255,19 @@ static Tokens tokens_load(const char *folder, const char *domain, const char *sp
     return t;
 }
 
-static void tokens_free(Tokens *t)
+// Loads the domains of a list separated by commas into `files`, which has room for MAX_DOMAINS; returns how many.
+static size_t domains_load(Tokens *files, const char *folder, const char *list, const char *split,
+                           const Tokenizer *tokenizer, size_t context)
 {
-    free(t->path);
-    free(t->ids);
+    size_t count = 0;
+    for (const char *name = list; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
+        char domain[64];
+        snprintf(domain, sizeof domain, "%.*s", (int)least(strcspn(name, ","), sizeof domain - 1), name);
+        if (count == MAX_DOMAINS) die("%s: more than %d domains", list, MAX_DOMAINS);
+        files[count++] = tokens_load(folder, domain, split, tokenizer, context);
+    }
+    return count;
 }
-
-enum { MAX_DOMAINS = 8 };
 
 typedef struct {
     Tokens old[MAX_DOMAINS], new;
@@ -1208,14 +1276,15 @@ typedef struct {
     Random random;
 } Loader;
 
-// Draws B sequences of T tokens: tokens and targets, the next token of each, (B, T); old (B, T) is 1 where the sequence is of an old
-// domain. Each sequence starts anywhere in its file. The same draws are made whatever p is.
+// Draws B sequences of T tokens: tokens and targets, the next token of each, (B, T); old (B, T) is 1 where the sequence
+// is of an old domain. Each sequence starts anywhere in its file. The same draws are made whatever p is.
 static void loader_next(Loader *loader, int *tokens, int *targets, int *old, size_t B, size_t T)
 {
     for (size_t b = 0; b < B; b++) {
         const double domain = random_uniform(&loader->random), start = random_uniform(&loader->random);
         const bool is_old = domain < loader->p;
-        const Tokens *from = is_old ? &loader->old[least((size_t)(domain / loader->p * (double)loader->n_old), loader->n_old - 1)] : &loader->new;
+        const size_t which = is_old ? (size_t)(domain / loader->p * (double)loader->n_old) : 0;
+        const Tokens *from = is_old ? &loader->old[least(which, loader->n_old - 1)] : &loader->new;
         const uint16_t *ids = from->ids + (size_t)(start * (double)(from->count - T));
         for (size_t t = 0; t < T; t++) {
             tokens[b * T + t] = ids[t];
@@ -1227,14 +1296,16 @@ static void loader_next(Loader *loader, int *tokens, int *targets, int *old, siz
 
 static void loader_free(Loader *loader)
 {
-    for (size_t i = 0; i < loader->n_old; i++) tokens_free(&loader->old[i]);
-    tokens_free(&loader->new);
+    for (size_t i = 0; i < loader->n_old; i++) free(loader->old[i].ids);
+    free(loader->new.ids);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Files: safetensors, models as Hugging Face folders, extensions. A list of entries says what a file holds, for reading and writing.
+// Files: safetensors, models as Hugging Face folders, extensions. A list of entries says what a file holds, for reading
+// and writing.
 
-typedef struct { char name[64]; const char *dtype; size_t rank, shape[2]; void *data; } Stored;  // data: reals for F32, int32 for I32
+// data: reals for dtype F32, int32 for I32.
+typedef struct { char name[64]; const char *dtype; size_t rank, shape[2]; void *data; } Stored;
 typedef struct { Stored *at; size_t count; } StoredList;
 
 static StoredList entries_of(const Tensors *t, const Dims *d)
@@ -1304,7 +1375,8 @@ static void safetensors_write(const char *path, const StoredList *e, const char 
     free(header);
 }
 
-typedef struct { char *path; FILE *file; uint64_t start, size; Json *header; } Safetensors;  // data: `size` bytes from `start` on
+// The tensors' data are the `size` bytes from `start` on.
+typedef struct { char *path; FILE *file; uint64_t start, size; Json *header; } Safetensors;
 
 static int compare_starts(const void *a, const void *b)
 {
@@ -1312,7 +1384,14 @@ static int compare_starts(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-// Opens a file and checks its header: every tensor's bytes lie inside the file, and no two overlap. Shapes are checked when read.
+// Is x a whole number from 0 to `most`?
+static bool whole_number(const Json *x, uint64_t most)
+{
+    return x && x->type == '0' && x->number >= 0 && x->number <= (double)most && x->number == floor(x->number);
+}
+
+// Opens a file and checks its header: every tensor's bytes lie inside the file, and no two overlap. Shapes are checked
+// when read.
 static Safetensors safetensors_open(const char *path)
 {
     Safetensors s = {strdup(path), fopen(path, "rb"), 0, 0, NULL};
@@ -1321,7 +1400,8 @@ static Safetensors safetensors_open(const char *path)
     if (fseeko(s.file, 0, SEEK_END)) die("%s: %s", path, strerror(errno));
     const uint64_t whole = (uint64_t)ftello(s.file);
     rewind(s.file);
-    if (fread(&length, sizeof length, 1, s.file) != 1) die("%s: shorter than the 8 bytes a safetensors file starts with", path);
+    if (fread(&length, sizeof length, 1, s.file) != 1)
+        die("%s: shorter than the 8 bytes a safetensors file starts with", path);
     if (length > whole - 8 || length > 100 << 20)
         die("%s: says its header has %" PRIu64 " bytes, but the file has %" PRIu64, path, length, whole);
     char *text = allocate(length + 1, 1);
@@ -1337,9 +1417,9 @@ static Safetensors safetensors_open(const char *path)
     count = 0;
     for (Json *x = s.header->child; x; x = x->next) {
         if (!strcmp(x->key, "__metadata__")) continue;
-        const Json *offsets = json_get(x, "data_offsets"), *begin = offsets ? offsets->child : NULL, *end = begin ? begin->next : NULL;
-        if (!end || end->next || begin->type != '0' || end->type != '0' || !(begin->number >= 0) || !(end->number >= begin->number)
-            || !(end->number <= (double)s.size) || begin->number != floor(begin->number) || end->number != floor(end->number))
+        const Json *offsets = x->type == '{' ? json_get(x, "data_offsets") : NULL;
+        const Json *begin = offsets && offsets->type == '[' ? offsets->child : NULL, *end = begin ? begin->next : NULL;
+        if (!end || end->next || !whole_number(begin, s.size) || !whole_number(end, s.size) || begin->number > end->number)
             die("%s: %s: data_offsets do not lie within the file's %" PRIu64 " bytes of data", path, x->key, s.size);
         spans[count][0] = begin->number;
         spans[count++][1] = end->number;
@@ -1367,8 +1447,8 @@ static const Json *safetensors_find(const Safetensors *s, const char *name)
     return x ? x : json_get(s->header, longer);
 }
 
-// Fills every entry's data from the file. Dies on a missing tensor, another dtype or shape, and on tensors that are not asked for,
-// except Hugging Face's causal masks and the copy of the tied head.
+// Fills every entry's data from the file. Dies on a missing tensor, another dtype or shape, and on tensors that are not
+// asked for, except Hugging Face's causal masks and the copy of the tied head.
 static void safetensors_read(const Safetensors *s, const StoredList *e)
 {
     size_t known = 0, others = 0;
@@ -1377,20 +1457,20 @@ static void safetensors_read(const Safetensors *s, const StoredList *e)
         const Json *found = safetensors_find(s, x->name);
         if (!found) die("%s: has no tensor %s", s->path, x->name);
         known++;
-        const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape"), *begin = json_get(found, "data_offsets")->child;
+        const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape");
+        const Json *begin = json_get(found, "data_offsets")->child, *side = shape && shape->type == '[' ? shape->child : NULL;
+        const size_t count = x->shape[0] * x->shape[1];
         if (!dtype || dtype->type != '"' || strcmp(dtype->string, x->dtype))
             die("%s: %s is stored as %s, expected %s (in Python: model.float().save_pretrained(folder))", s->path, x->name,
                 dtype && dtype->type == '"' ? dtype->string : "nothing", x->dtype);
-        const Json *side = shape && shape->type == '[' ? shape->child : NULL;
-        bool same = side && side->number == (double)x->shape[0];
-        if (same && x->rank == 2) side = side->next, same = side && side->number == (double)x->shape[1];
-        if (!same || side->next)
-            die("%s: %s has another shape than config.json and the extension's metadata make it (%zu%s%.0zu)", s->path, x->name,
-                x->shape[0], x->rank == 2 ? ", " : "", x->rank == 2 ? x->shape[1] : 0);
-        const size_t count = x->shape[0] * x->shape[1];
+        for (size_t i = 0; i < x->rank; i++, side = side->next)
+            if (!side || side->type != '0' || side->number != (double)x->shape[i])
+                die("%s: %s: side %zu of its shape is %g, expected %zu", s->path, x->name, i, side ? side->number : 0, x->shape[i]);
+        if (side) die("%s: %s has more than %zu dimensions", s->path, x->name, x->rank);
         if (begin->next->number - begin->number != 4.0 * (double)count)
             die("%s: %s has %.0f bytes, expected %zu", s->path, x->name, begin->next->number - begin->number, 4 * count);
-        if (fseeko(s->file, (off_t)(s->start + (uint64_t)begin->number), SEEK_SET) || fread(x->data, 4, count, s->file) != count)
+        if (fseeko(s->file, (off_t)(s->start + (uint64_t)begin->number), SEEK_SET)
+            || fread(x->data, 4, count, s->file) != count)
             die("%s: %s cannot be read: %s", s->path, x->name, strerror(errno));
         if (sizeof(real) != 4 && x->dtype[0] == 'F')  // widen in place, from the end
             for (size_t k = count; k-- > 0;) {
@@ -1400,8 +1480,7 @@ static void safetensors_read(const Safetensors *s, const StoredList *e)
             }
     }
     for (const Json *x = s->header->child; x; x = x->next) {
-        const size_t n = strlen(x->key);
-        const bool mask = n > 10 && (!strcmp(x->key + n - 10, ".attn.bias") || (n > 17 && !strcmp(x->key + n - 17, ".attn.masked_bias")));
+        const char *mask = strstr(x->key, ".attn.bias") ? strstr(x->key, ".attn.bias") : strstr(x->key, ".attn.masked_bias");
         if (!mask && strcmp(x->key, "lm_head.weight") && strcmp(x->key, "__metadata__")) others++;
     }
     if (others > known) die("%s: has %zu tensors that do not belong to it", s->path, others - known);
@@ -1419,7 +1498,7 @@ static bool choice_known(const char *choices, const char *text)
 static size_t config_size(const char *path, const Json *config, const char *key, size_t most)
 {
     const Json *x = json_get(config, key);
-    if (!x || x->type != '0' || !(x->number >= 1) || !(x->number <= (double)most) || x->number != floor(x->number))
+    if (!whole_number(x, most) || x->number < 1)
         die("%s: \"%s\" is missing or not a whole number from 1 to %zu", path, key, most);
     return (size_t)x->number;
 }
@@ -1432,7 +1511,7 @@ static void config_expect(const char *path, const Json *config, const char *key,
     char found[64];
     if (x->type == '"') snprintf(found, sizeof found, "%.60s", x->string);
     else if (x->type == '0') snprintf(found, sizeof found, "%g", x->number);
-    else snprintf(found, sizeof found, "%s", x->type == 't' ? "true" : x->type == 'f' ? "false" : x->type == 'n' ? "null" : "a list");
+    else snprintf(found, sizeof found, "%s", x->type == 't' ? "true" : x->type == 'f' ? "false" : x->type == 'n' ? "null" : "?");
     if (!choice_known(expected, found)) die("%s: \"%s\" is %s, but nr computes with %s only", path, key, found, expected);
 }
 
@@ -1443,10 +1522,12 @@ static void dims_check(const char *source, const Dims *d)
 {
     if (d->channels % d->heads) die("%s: %zu heads do not divide %zu channels", source, d->heads, d->channels);
     if (tensors_size(SET_BACKBONE, d) > (size_t)4 << 30)
-        die("%s: these sizes make %zu parameters, expected at most %zu", source, tensors_size(SET_BACKBONE, d), (size_t)4 << 30);
+        die("%s: these sizes make %zu parameters, expected at most %zu", source, tensors_size(SET_BACKBONE, d),
+            (size_t)4 << 30);
 }
 
-// Loads a folder as on the Hugging Face hub: config.json (model_type gpt2), model.safetensors in float32, vocab.json, merges.txt.
+// Loads a folder as on the Hugging Face hub: config.json (model_type gpt2), model.safetensors in float32, vocab.json,
+// merges.txt.
 static Model *model_load(const char *folder)
 {
     char path[4096];
@@ -1465,9 +1546,10 @@ static Model *model_load(const char *folder)
     config_expect(path, config, "scale_attn_by_inverse_layer_idx", "false");
     config_expect(path, config, "add_cross_attention", "false");
     Model *m = allocate(1, sizeof *m);
-    m->dims = (Dims){.layers = config_size(path, config, "n_layer", 1024), .heads = config_size(path, config, "n_head", LARGEST),
-                     .channels = config_size(path, config, "n_embd", LARGEST), .context = config_size(path, config, "n_positions", LARGEST),
-                     .vocab = config_size(path, config, "vocab_size", 65536)};
+    m->dims = (Dims){
+        .layers = config_size(path, config, "n_layer", 1024), .heads = config_size(path, config, "n_head", LARGEST),
+        .channels = config_size(path, config, "n_embd", LARGEST), .vocab = config_size(path, config, "vocab_size", 65536),
+        .context = config_size(path, config, "n_positions", LARGEST)};
     dims_check(path, &m->dims);
     const Json *inner = json_get(config, "n_inner");
     if (inner && inner->type != 'n' && inner->number != 4.0 * (double)m->dims.channels)
@@ -1479,7 +1561,7 @@ static Model *model_load(const char *folder)
     m->unseen = allocate(m->dims.vocab, sizeof(int));
     for (const Json *x = m->knows_unseen ? unseen->child : NULL; x; x = x->next) {
         const int after = m->n_unseen ? m->unseen[m->n_unseen - 1] + 1 : 0;
-        if (x->type != '0' || !(x->number >= after) || !(x->number < (double)m->dims.vocab) || x->number != floor(x->number))
+        if (!whole_number(x, m->dims.vocab - 1) || x->number < after)
             die("%s: \"unseen_tokens\" is not a rising list of ids below %zu", path, m->dims.vocab);
         m->unseen[m->n_unseen++] = (int)x->number;
     }
@@ -1511,11 +1593,11 @@ static void model_save(const Model *m, const char *folder)
     tokenizer_save(m->tokenizer, folder);
     snprintf(path, sizeof path, "%s/config.json", folder);
     FILE *file = output_open(path);
-    fprintf(file, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n  \"n_layer\": %zu,\n  \"n_head\": %zu,\n"
-            "  \"n_embd\": %zu,\n  \"n_positions\": %zu,\n  \"n_ctx\": %zu,\n  \"vocab_size\": %zu,\n", d->layers, d->heads, d->channels,
-            d->context, d->context, d->vocab);
-    fprintf(file, "  \"activation_function\": \"gelu_new\",\n  \"layer_norm_epsilon\": 1e-05,\n  \"tie_word_embeddings\": true,\n"
-            "  \"bos_token_id\": %zu,\n  \"eos_token_id\": %zu,\n  \"torch_dtype\": \"float32\"", d->vocab - 1, d->vocab - 1);
+    fprintf(file, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n  \"torch_dtype\": \"float32\",\n"
+            "  \"activation_function\": \"gelu_new\",\n  \"layer_norm_epsilon\": 1e-05,\n  \"tie_word_embeddings\": true,\n");
+    fprintf(file, "  \"n_layer\": %zu,\n  \"n_head\": %zu,\n  \"n_embd\": %zu,\n  \"n_positions\": %zu,\n  \"n_ctx\": %zu,\n"
+            "  \"vocab_size\": %zu,\n  \"bos_token_id\": %zu,\n  \"eos_token_id\": %zu", d->layers, d->heads, d->channels,
+            d->context, d->context, d->vocab, d->vocab - 1, d->vocab - 1);
     if (m->knows_unseen) {
         fprintf(file, ",\n  \"unseen_tokens\": [");
         for (size_t i = 0; i < m->n_unseen; i++) fprintf(file, "%s%d", i ? ", " : "", m->unseen[i]);
@@ -1525,8 +1607,9 @@ static void model_save(const Model *m, const char *folder)
     output_close(file);
 }
 
-static const char *const gate_names[] = {"relu", "sigmoid", "none", NULL}, *const local_names[] = {"l1", "ce", "none", NULL},
-                  *const init_names[] = {"low", "he", NULL};
+static const char *const gate_names[] = {"relu", "sigmoid", "none", NULL};
+static const char *const local_names[] = {"l1", "ce", "none", NULL};
+static const char *const init_names[] = {"low", "he", NULL};
 
 // The place of a name in a list that NULL ends, -1 if it is not there.
 static int name_index(const char *const *names, const char *name)
@@ -1547,9 +1630,10 @@ static void extension_save(const Extension *x, const Model *m, const char *path)
     snprintf(number[5], 32, "%g", x->lr);
     snprintf(number[6], 32, "%" PRIu64, x->seed);
     snprintf(number[7], 32, "%016" PRIx64, m->fingerprint);
-    const char *metadata[] = {"method", x->method, "gate", gate_names[x->gate], "local", local_names[x->local], "init", init_names[x->init],
-                              "alpha", number[0], "p", number[1], "hidden", number[2], "rank", number[3], "step", number[4],
-                              "lr", number[5], "seed", number[6], "backbone", number[7], NULL};
+    const char *metadata[] = {
+        "method", x->method, "gate", gate_names[x->gate], "local", local_names[x->local], "init", init_names[x->init],
+        "alpha", number[0], "p", number[1], "hidden", number[2], "rank", number[3], "step", number[4], "lr", number[5],
+        "seed", number[6], "backbone", number[7], NULL};
     StoredList entries = entries_of(&x->w, &x->dims);
     entries_add_ids(&entries, x->ids, x->dims.rows);
     safetensors_write(path, &entries, metadata);
@@ -1559,7 +1643,8 @@ static void extension_save(const Extension *x, const Model *m, const char *path)
 // A string of __metadata__; dies if it is missing.
 static const char *metadata_text(const Safetensors *s, const char *key)
 {
-    const Json *metadata = json_get(s->header, "__metadata__"), *x = metadata && metadata->type == '{' ? json_get(metadata, key) : NULL;
+    const Json *metadata = json_get(s->header, "__metadata__");
+    const Json *x = metadata && metadata->type == '{' ? json_get(metadata, key) : NULL;
     if (!x || x->type != '"') die("%s: its metadata has no \"%s\": not an extension made by nr", s->path, key);
     return x->string;
 }
@@ -1569,7 +1654,8 @@ static double metadata_number(const Safetensors *s, const char *key, double most
     const char *text = metadata_text(s, key);
     char *end;
     const double x = strtod(text, &end);
-    if (!*text || *end || !(x >= 0) || !(x <= most)) die("%s: metadata \"%s\" is \"%.40s\", expected a number from 0 to %g", s->path, key, text, most);
+    if (!*text || *end || !(x >= 0) || !(x <= most))
+        die("%s: metadata \"%s\" is \"%.40s\", expected a number from 0 to %g", s->path, key, text, most);
     return x;
 }
 
@@ -1588,7 +1674,8 @@ static void extension_load(Model *m, const char *path)
     char expected[32];
     snprintf(expected, sizeof expected, "%016" PRIx64, m->fingerprint);
     if (strcmp(metadata_text(&s, "backbone"), expected))
-        die("%s: made for the backbone with fingerprint %.16s, this one has %s", path, metadata_text(&s, "backbone"), expected);
+        die("%s: made for the backbone with fingerprint %.16s, this one has %s", path, metadata_text(&s, "backbone"),
+            expected);
     snprintf(x->method, sizeof x->method, "%s", metadata_text(&s, "method"));
     x->gate = (Gate)metadata_choice(&s, "gate", gate_names);
     x->local = (Local)metadata_choice(&s, "local", local_names);
@@ -1602,12 +1689,12 @@ static void extension_load(Model *m, const char *path)
     x->dims.rank = (size_t)metadata_number(&s, "rank", LARGEST);
     const Json *ids = json_get(s.header, "wte.ids"), *shape = ids ? json_get(ids, "shape") : NULL;
     if (ids) {
-        if (!shape || !shape->child || !(shape->child->number >= 1) || !(shape->child->number <= (double)m->dims.vocab))
+        if (!shape || !whole_number(shape->child, m->dims.vocab) || shape->child->number < 1)
             die("%s: wte.ids should list from 1 to %zu tokens", path, m->dims.vocab);
         x->dims.rows = (size_t)shape->child->number;
     }
-    x->sets = (x->dims.hidden ? SET_ADAPTER : 0) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0) | (x->dims.rank ? SET_LORA : 0)
-            | (x->dims.rows ? SET_ROWS : 0);
+    x->sets = (x->dims.hidden ? SET_ADAPTER : 0) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0)
+            | (x->dims.rank ? SET_LORA : 0) | (x->dims.rows ? SET_ROWS : 0);
     x->ids = allocate(x->dims.rows + 1, sizeof(int));
     x->w = tensors_allocate(x->sets, &x->dims);
     StoredList entries = entries_of(&x->w, &x->dims);
@@ -1632,36 +1719,37 @@ static void on_interrupt(int signal)
     interrupted = 1;
 }
 
-// Prints one line of progress: over the last one on a terminal, at every tenth of the way elsewhere. `rate` is in tokens/s.
-static void progress(const char *label, long step, long steps, const char *state, double rate, double left)
+// Prints a line of progress on `stderr`: over the last one on a terminal, at every tenth of the way elsewhere. start: when
+// it began, by now(); tokens: how many each step handles.
+static void progress(const char *label, long step, long steps, const char *state, double start, double tokens)
 {
     static double last;
     const bool terminal = isatty(STDERR_FILENO), final = step == steps;
     if (terminal ? !final && now() - last < 0.1 : step * 10 / steps == (step - 1) * 10 / steps) return;
     last = now();
-    fprintf(stderr, "%s%-9s %5ld/%ld  %s  %6.0f tokens/s  %ld:%02ld left%s", terminal ? "\r\033[K" : "", label, step, steps, state, rate,
-            (long)left / 60, (long)left % 60, terminal && !final ? "" : "\n");
+    const double a_step = (last - start) / (double)step;
+    const long left = (long)(a_step * (double)(steps - step));
+    fprintf(stderr, "%s%-9s %5ld/%ld  %s  %.0f tokens/s  %ld:%02ld left%s", terminal ? "\r\033[K" : "", label, step, steps,
+            state, tokens / a_step, left / 60, left % 60, terminal && !final ? "" : "\n");
     fflush(stderr);
 }
 
 typedef struct { long steps, batch, context, warmup; double lr, floor, decay; } Recipe;
 typedef struct { long steps; double seconds; } Trained;
 
-static void print_bytes(const char *what, double bytes) { printf("%s %.1f MB", what, bytes / 1e6); }
-
-// Trains the tensors w, which are the backbone's or those of the last extension, on what the loader draws. Ends early, with the steps
-// done so far, when interrupted. A loss that is not finite ends the program before anything is saved.
-static Trained train(const char *label, Model *m, const Tensors *w, int sets, const Dims *dims, const Recipe *r, Loader *loader)
+// Trains extension x, the last of m's, or the backbone if x is NULL, on what the loader draws. Ends early, with the steps
+// done so far, when interrupted. A loss that is not finite ends the program, before anything is saved.
+static Trained train(const char *label, Model *m, const Extension *x, const Recipe *r, Loader *loader)
 {
     const size_t B = (size_t)r->batch, T = (size_t)r->context;
-    Tensors grad = tensors_allocate(sets, dims), m1 = tensors_allocate(sets, dims), m2 = tensors_allocate(sets, dims);
+    const Tensors *w = x ? &x->w : &m->w;
+    const Dims *d = x ? &x->dims : &m->dims;
+    const int sets = x ? x->sets : SET_BACKBONE;
+    Tensors grad = tensors_allocate(sets, d), m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
     Activations a = activations_allocate(m, B, T, B * T, &grad, false);
     int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
-    const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
-    printf("%-9s %zu parameters, %ld steps of %zu x %zu tokens, lr %g;", label, w->size, r->steps, B, T, r->lr);
-    print_bytes(" gradients and AdamW", 3 * (double)grad.size * sizeof(real));
-    print_bytes(", activations", (double)a.size * sizeof(real));
-    printf("\n");
+    printf("%-9s %zu parameters, %ld steps of %zu x %zu tokens, lr %g; %.1f MB of gradients and moments, %.1f of activations\n",
+           label, w->size, r->steps, B, T, r->lr, 3e-6 * (double)(w->size * sizeof(real)), 1e-6 * (double)(a.size * sizeof(real)));
     fflush(stdout);
     const double start = now();
     long step = 0;
@@ -1669,55 +1757,55 @@ static Trained train(const char *label, Model *m, const Tensors *w, int sets, co
         loader_next(loader, tokens, targets, a.old, B, T);
         model_forward(m, &a, tokens, B, T, 0);
         const Loss loss = model_loss(m, &a, targets);
-        if (!isfinite(loss.lm + loss.local)) die("%s: the loss is %g at step %ld: a lower --lr may help", label, loss.lm + loss.local, step + 1);
-        model_backward(m, &a, &grad, tokens, targets);
         step++;
-        adamw_step(w, &grad, &m1, &m2, dims, step, learning_rate(r->lr, step, r->steps, r->warmup, r->floor), r->decay, 1);
+        if (!isfinite(loss.lm + loss.local))
+            die("%s: the loss is %g at step %ld; a lower --lr may help", label, loss.lm + loss.local, step);
+        model_backward(m, &a, &grad, tokens, targets);
+        const double lr = learning_rate(r->lr, step, r->steps, r->warmup, r->floor);
+        adamw_step(w, &grad, &m1, &m2, d, step, lr, r->decay, 1);
         embedding_refresh(m);
-        const double seconds = now() - start;
         char state[64];
-        snprintf(state, sizeof state, x && x->local != LOCAL_NONE ? "loss %.3f, local %.4f" : "loss %.3f", loss.lm, loss.local);
-        progress(label, step, r->steps, state, (double)step * (double)(B * T) / seconds, seconds / (double)step * (double)(r->steps - step));
+        snprintf(state, sizeof state, x && x->local != LOCAL_NONE ? "loss %.3f + %.4f local" : "loss %.3f", loss.lm, loss.local);
+        progress(label, step, r->steps, state, start, (double)(B * T));
     }
     activations_free(&a);
     free(tokens), free(targets), free(grad.memory), free(m1.memory), free(m2.memory);
     return (Trained){step, now() - start};
 }
 
-// What evaluation says of one file: mean loss in nats a token, bits a byte of text, and over the last extension's gates the mean and the share
-// that is exactly 0 (NAN without gates).
+// What evaluation says of one file: mean loss in nats a token, bits a byte of text, and over the last extension's gates
+// the mean and the share that is exactly 0 (NAN without gates).
 typedef struct { double loss, bpb, gate, closed; size_t tokens, bytes; } Score;
 
 // Over the whole file: windows of T predictions, T apart, the last one partial.
-static Score evaluate(const Model *m, const Tokens *file, size_t B, size_t T)
+static Score evaluate(const Model *m, const Tokens *file, size_t T)
 {
-    Activations a = activations_allocate(m, B, T, B * T, NULL, false);
-    int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
+    const size_t rows = T < 1024 ? 1024 / T * T : T, count = file->count - 1;  // every token but the first is predicted
     const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
     const bool gated = x && x->sets & SET_GATE;
+    Activations a = activations_allocate(m, rows / T, T, rows, NULL, false);
+    int *tokens = allocate(rows, sizeof(int)), *targets = allocate(rows, sizeof(int));
     Score s = {0};
     const double start = now();
-    const size_t count = file->count - 1;  // predictions: every token but the first
-    for (size_t first = 0; first < count; first += B * T) {
-        for (size_t i = 0; i < B * T; i++) {
+    for (size_t first = 0; first < count; first += rows) {
+        for (size_t i = 0; i < rows; i++) {
             const bool valid = first + i < count;
+            size_t length = 0;
             tokens[i] = valid ? file->ids[first + i] : 0;
             targets[i] = valid ? file->ids[first + i + 1] : -1;
-            if (!valid) continue;
-            size_t length;
-            tokenizer_bytes(m->tokenizer, targets[i], &length);
+            if (valid) tokenizer_bytes(m->tokenizer, targets[i], &length);
             s.bytes += length;
-            s.tokens++;
+            s.tokens += valid;
         }
-        model_forward(m, &a, tokens, B, T, 0);
-        s.loss += model_loss(m, &a, targets).lm * (double)least(B * T, count - first);
+        model_forward(m, &a, tokens, rows / T, T, 0);
+        s.loss += model_loss(m, &a, targets).lm * (double)least(rows, count - first);
         for (size_t l = 0; l < m->dims.layers && gated; l++) {
             const real *gate = rows_of(&a, a.extension[m->n_extensions - 1].gate, l);
-            for (size_t i = 0; i < B * T; i++)
+            for (size_t i = 0; i < rows; i++)
                 if (targets[i] >= 0) s.gate += (double)gate[i], s.closed += gate[i] == 0;
         }
-        const double seconds = now() - start, done = (double)least(count, first + B * T);
-        if (seconds > 2) progress("eval", (long)done, (long)count, file->path, done / seconds, seconds / done * ((double)count - done));
+        if (now() - start > 2)
+            progress("eval", (long)(first / rows + 1), (long)((count - 1) / rows + 1), file->domain, start, (double)rows);
     }
     s.bpb = s.loss / 0.6931471805599453 / (double)s.bytes;
     s.loss /= (double)s.tokens;
@@ -1737,8 +1825,8 @@ static int compare_falling(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
-// Draws a token from softmax(logits / temperature), among the fewest most likely tokens whose probabilities sum to top_p.
-// Temperature 0 takes the most likely.
+// Draws a token from softmax(logits / temperature), among the fewest most likely tokens whose probabilities sum to
+// top_p. Temperature 0 takes the most likely.
 static int sample_token(const real *logits, size_t V, double temperature, double top_p, Random *random)
 {
     size_t chosen = 0;
@@ -1766,7 +1854,8 @@ static int sample_token(const real *logits, size_t V, double temperature, double
     return (int)chosen;
 }
 
-// Prints bytes to stdout, holding back those of a UTF-8 character until it is complete. held: at most 4 bytes, `n_held` of them.
+// Prints bytes to stdout, holding back those of a UTF-8 character until it is complete. held: at most 4 bytes, `n_held`
+// of them.
 static void print_utf8(char *held, size_t *n_held, const char *bytes, size_t length)
 {
     for (size_t i = 0; i < length; i++) {
@@ -1779,9 +1868,9 @@ static void print_utf8(char *held, size_t *n_held, const char *bytes, size_t len
     fflush(stdout);
 }
 
-// Continues `count` tokens by up to n more, printing each character when it is complete; stops at an end of text if `stop`. The keys and
-// values that forward keeps are the cache; positions are absolute, so past the context the last half is kept and run again. Returns
-// how many tokens were drawn.
+// Continues `count` tokens by up to n more, printing each character when it is complete; stops at an end of text if
+// `stop`. The keys and values that forward keeps are the cache; positions are absolute, so past the context the last
+// half is kept and run again. Returns how many tokens were drawn.
 static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, double top_p, uint64_t seed, bool stop)
 {
     const size_t T = m->dims.context, half = (T + 1) / 2;
@@ -1829,7 +1918,7 @@ static const Method methods[] = {
     {"finetune", SET_BACKBONE,           GATE_NONE, LOCAL_NONE, INIT_LOW, 0, 0.1, 1e-3, "all weights"},
     {"lora",     SET_LORA,               GATE_NONE, LOCAL_NONE, INIT_LOW, 0, 0.1, 1e-2, "low-rank updates beside frozen weights"},
     {"adapter",  SET_ADAPTER,            GATE_NONE, LOCAL_NONE, INIT_HE,  0, 0.1, 5e-3, "adapters beside the frozen FFN"},
-    {"neutral",  SET_ADAPTER | SET_GATE, GATE_RELU, LOCAL_L1,   INIT_LOW, 2, 0.1, 5e-3, "gated adapters, trained to vanish on old text"},
+    {"neutral",  SET_ADAPTER | SET_GATE, GATE_RELU, LOCAL_L1,   INIT_LOW, 1, 0.1, 5e-3, "gated adapters, trained to vanish on old text"},
 };
 enum { METHODS = sizeof methods / sizeof *methods };
 
@@ -1898,7 +1987,8 @@ static const Option options[] = {
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 
-// The first folder of a path is made if it is missing, then the next, to the last `/`; or, if `whole`, to the end. Dies if that cannot be.
+// The first folder of a path is made if it is missing, then the next, to the last `/`; or, if `whole`, to the end. Dies
+// if that cannot be.
 static void make_folders(const char *path, bool whole)
 {
     char *part = strdup(path);
@@ -1924,17 +2014,12 @@ static const Method *method_find(const char *name, size_t length)
     die("method %.*s: not known, expected naive, finetune, lora, adapter or neutral", (int)length, name);
 }
 
-// A loader over DATA's `split`, for the --old domains (may be NULL) and the new one.
-static Loader loader_open(const char *old, const char *new, const char *split, const Tokenizer *tokenizer, size_t context)
+// A loader over the training files of the --old domains (none: NULL) and the new one.
+static Loader loader_open(const char *old, const char *new, const Tokenizer *tokenizer, size_t context)
 {
     Loader loader = {.random = random_stream((uint64_t)opt.seed, 3)};
-    for (const char *name = old; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
-        char domain[256];
-        if (loader.n_old == MAX_DOMAINS) die("--old %s: at most %d domains", old, MAX_DOMAINS);
-        snprintf(domain, sizeof domain, "%.*s", (int)strcspn(name, ","), name);
-        loader.old[loader.n_old++] = tokens_load(opt.data, domain, split, tokenizer, context);
-    }
-    loader.new = tokens_load(opt.data, new, split, tokenizer, context);
+    if (old) loader.n_old = domains_load(loader.old, opt.data, old, "train", tokenizer, context);
+    loader.new = tokens_load(opt.data, new, "train", tokenizer, context);
     return loader;
 }
 
@@ -1967,7 +2052,8 @@ static void print_settings(const char *command, const Model *m)
            d->context, d->vocab, thousands(m->w.size));
 }
 
-// A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `seen` lacks are recorded as never seen.
+// A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `seen` lacks are recorded
+// as never seen.
 static Model *model_new(const Tokens *seen, Tokenizer *tokenizer)
 {
     Model *m = allocate(1, sizeof *m);
@@ -1994,12 +2080,13 @@ static Trained pretrain(Model *m, Loader *loader)
 {
     const long warmup = opt.pretrain_steps / 10 < 100 ? opt.pretrain_steps / 10 : 100;
     const Recipe recipe = {opt.pretrain_steps, opt.pretrain_batch, (long)m->dims.context, warmup, opt.pretrain_lr, 0.05, 0.1};
-    const Trained t = train("backbone", m, &m->w, SET_BACKBONE, &m->dims, &recipe, loader);
+    const Trained t = train("backbone", m, NULL, &recipe, loader);
     m->fingerprint = fingerprint(&m->w);
     return t;
 }
 
-// The extension that a method and the options describe, plugged into m. ablate: --gate, --local, --init and --alpha apply.
+// The extension that a method and the options describe, plugged into m. ablate: --gate, --local, --init and --alpha
+// apply.
 static Extension *extension_new(Model *m, const Method *method, bool ablate)
 {
     Extension *x = allocate(1, sizeof *x);
@@ -2036,14 +2123,14 @@ static Trained extend(Model *m, const Method *method, Loader *loader, bool ablat
     const Recipe recipe = {opt.steps, opt.batch, opt.context, warmup, isnan(opt.lr) ? method->lr : opt.lr, 0.1, 0};
     loader->p = strcmp(method->name, "naive") && !isnan(opt.p) ? opt.p : method->p;
     if (method->sets == SET_BACKBONE) {
-        const Trained t = train(method->name, m, &m->w, SET_BACKBONE, &m->dims, &recipe, loader);
+        const Trained t = train(method->name, m, NULL, &recipe, loader);
         m->fingerprint = fingerprint(&m->w);
         return t;
     }
     Extension *x = extension_new(m, method, ablate);
     x->p = loader->p;
     x->lr = recipe.lr;
-    const Trained t = train(method->name, m, &x->w, x->sets, &x->dims, &recipe, loader);
+    const Trained t = train(method->name, m, x, &recipe, loader);
     x->steps = t.steps;
     if (fingerprint(&m->w) != m->fingerprint) die("%s: the frozen backbone changed: a defect of nr", method->name);
     return t;
@@ -2053,7 +2140,7 @@ static void command_pretrain(void)
 {
     if (!opt.out) die("pretrain: -o FOLDER is missing");
     Tokenizer *tokenizer = tokenizer_load(opt.data);
-    Loader loader = loader_open(NULL, opt.domain, "train", tokenizer, (size_t)opt.context);
+    Loader loader = loader_open(NULL, opt.domain, tokenizer, (size_t)opt.context);
     Model *m = model_new(&loader.new, tokenizer);
     make_folders(opt.out, true);
     print_settings("pretrain", m);
@@ -2085,7 +2172,7 @@ static void command_extend(void)
     if (!(method->sets & SET_LORA) && opt.rank) die("--method %s: --rank is for lora", method->name);
     Model *m = model_of_options();
     if (method->sets == SET_BACKBONE && m->n_extensions) die("--method %s: the model cannot have extensions (-x)", method->name);
-    Loader loader = loader_open(opt.old, opt.new, "train", m->tokenizer, (size_t)opt.context);
+    Loader loader = loader_open(opt.old, opt.new, m->tokenizer, (size_t)opt.context);
     make_folders(opt.out, method->sets == SET_BACKBONE);
     print_settings("extend", m);
     extend(m, method, &loader, true);
@@ -2106,33 +2193,30 @@ static void csv_number(FILE *file, const char *format, double x)
 static void command_eval(void)
 {
     Model *m = model_of_options();
-    Loader loader = loader_open(opt.domains, strrchr(opt.domains, ',') ? strrchr(opt.domains, ',') + 1 : opt.domains, opt.split,
-                                m->tokenizer, 1);
-    if (opt.csv) make_folders(opt.csv, false);
+    Tokens files[MAX_DOMAINS];
+    const size_t count = domains_load(files, opt.data, opt.domains, opt.split, m->tokenizer, 1);
+    FILE *csv = NULL;
+    if (opt.csv) {
+        make_folders(opt.csv, false);
+        csv = output_open(opt.csv);
+        fprintf(csv, "domain,split,tokens,loss,perplexity,bpb,gate,closed\n");
+    }
     print_settings("eval", m);
-    Score scores[MAX_DOMAINS];
-    printf("\n%-12s %9s %9s %10s %11s %7s %7s\n", opt.split, "tokens", "nats", "perplexity", "bits/byte", "gate", "closed");
-    for (size_t i = 0; i < loader.n_old && !interrupted; i++) {
-        const Score s = scores[i] = evaluate(m, &loader.old[i], (size_t)opt.batch, (size_t)opt.context);
-        const char *name = strrchr(loader.old[i].path, '/') + 1;
-        printf("%-12.*s %9zu %9.4f %10.3f %11.4f", (int)strcspn(name, "_"), name, s.tokens, s.loss, exp(s.loss), s.bpb);
-        if (isnan(s.gate)) printf("       -       -\n");
-        else printf(" %7.3f %6.1f%%\n", s.gate, 100 * s.closed);
-    }
-    if (opt.csv && !interrupted) {
-        FILE *file = output_open(opt.csv);
-        fprintf(file, "domain,split,tokens,loss,perplexity,bpb,gate,closed\n");
-        for (size_t i = 0; i < loader.n_old; i++) {
-            const char *name = strrchr(loader.old[i].path, '/') + 1;
-            fprintf(file, "%.*s,%s,%zu,%.6f,%.6f,%.6f", (int)strcspn(name, "_"), name, opt.split, scores[i].tokens, scores[i].loss,
-                    exp(scores[i].loss), scores[i].bpb);
-            csv_number(file, "%.6f", scores[i].gate);
-            csv_number(file, "%.6f", scores[i].closed);
-            fputc('\n', file);
+    printf("\n%-8s %10s %9s %11s %10s %8s %8s\n", opt.split, "tokens", "nats", "perplexity", "bits/byte", "gate", "closed");
+    for (size_t i = 0; i < count; i++) {
+        const Score s = evaluate(m, &files[i], (size_t)opt.context);
+        printf("%-8s %10zu %9.4f %11.3f %10.4f", files[i].domain, s.tokens, s.loss, exp(s.loss), s.bpb);
+        if (isnan(s.gate)) printf(" %8s %8s\n", "-", "-");
+        else printf(" %8.3f %7.1f%%\n", s.gate, 100 * s.closed);
+        if (csv) {
+            fprintf(csv, "%s,%s,%zu,%.6f,%.6f,%.6f", files[i].domain, opt.split, s.tokens, s.loss, exp(s.loss), s.bpb);
+            csv_number(csv, "%.6f", s.gate);
+            csv_number(csv, "%.6f", s.closed);
+            fputc('\n', csv);
         }
-        output_close(file);
+        free(files[i].ids);
     }
-    loader_free(&loader);
+    if (csv) output_close(csv);
     model_free(m);
 }
 
@@ -2172,22 +2256,23 @@ static void write_csv(const char *path, const Result *r, size_t count)
     output_close(file);
 }
 
-// The table, 80 columns: losses and their change against the backbone, the first line.
+// The table, 80 columns: losses, and their change against the backbone, which is the first line.
 static void print_table(const Result *r, size_t count)
 {
-    printf("\n%-8s %9s | %-20.20s | %-20.20s | gate %%zero\n", "", "", opt.old, opt.new);
-    printf("%-8s %9s | %6s %7s %5s | %6s %7s %5s | %4.4s %4.4s %3.3s %3.3s\n", "method", "trained", "nats", "change", "bits/B", "nats", "change",
-           "bits/B", opt.old, opt.new, opt.old, opt.new);
-    const Result *base = r;
-    for (size_t i = 0; i < count; i++, r++) {
-        printf("%-8s %9s | %6.3f ", r->name, thousands(r->trained), r->old.loss);
-        if (i) printf("%+7.3f", r->old.loss - base->old.loss);
-        else printf("%7s", "");
-        printf(" %6.3f | %6.3f ", r->old.bpb, r->new.loss);
-        if (i) printf("%+7.3f", r->new.loss - base->new.loss);
-        else printf("%7s", "");
-        printf(" %6.3f |", r->new.bpb);
-        if (!isnan(r->old.gate)) printf(" %4.2f %4.2f %3.0f %3.0f", r->old.gate, r->new.gate, 100 * r->old.closed, 100 * r->new.closed);
+    printf("\n%-8s %8s | %-21.21s | %-21.21s | gate  zero%%\n", "", "", opt.old, opt.new);
+    printf("%-8s %8s |  nats  change  bits/B |  nats  change  bits/B | %2.2s  %2.2s %2.2s %2.2s\n", "method", "trained", opt.old,
+           opt.new, opt.old, opt.new);
+    for (size_t i = 0; i < count; i++) {
+        const Score *scores[2] = {&r[i].old, &r[i].new}, *base[2] = {&r[0].old, &r[0].new};
+        printf("%-8s %8s |", r[i].name, thousands(r[i].trained));
+        for (int k = 0; k < 2; k++) {
+            printf(" %5.3f ", scores[k]->loss);
+            if (i) printf("%+6.3f", scores[k]->loss - base[k]->loss);
+            else printf("%6s", "");
+            printf("   %5.3f |", scores[k]->bpb);
+        }
+        if (!isnan(r[i].old.gate))
+            printf(" %.1f %.1f %2.0f %2.0f", r[i].old.gate, r[i].new.gate, 100 * r[i].old.closed, 100 * r[i].new.closed);
         printf("\n");
     }
 }
@@ -2208,76 +2293,85 @@ static void print_sample(const Model *m, const char *name, const Tokens *file)
     printf("\n");
 }
 
+// Samples in both domains from the backbone, the naive and the neutral model among the results, as saved in --out.
+static void print_samples(const Result *results, size_t count, const Tokens *files)
+{
+    for (int domain = 0; domain < 2; domain++) {
+        printf("\n%s, continued by\n", files[domain].domain);
+        for (size_t i = 0; i < count; i++) {
+            const bool neutral = !strcmp(results[i].name, "neutral");
+            if (!neutral && strcmp(results[i].name, "backbone") && strcmp(results[i].name, "naive")) continue;
+            char *folder = join(opt.out, "/", neutral ? "backbone" : results[i].name);
+            char *file = join(opt.out, "/", "neutral.safetensors");
+            Model *m = model_load(folder);
+            if (neutral) extension_load(m, file);
+            print_sample(m, results[i].name, &files[domain]);
+            model_free(m);
+            free(folder), free(file);
+        }
+    }
+}
+
+// A line for the table: m evaluated on the old and the new domain's file.
+static Result result_of(const char *name, const Model *m, const Tokens *files, double lr, double p, double seconds)
+{
+    const Extension *x = m->n_extensions ? m->extension[0] : NULL;
+    const size_t T = (size_t)opt.context;
+    Result r = {.trained = x ? x->w.size : m->w.size, .old = evaluate(m, &files[0], T), .new = evaluate(m, &files[1], T),
+                .lr = lr, .alpha = x && x->local != LOCAL_NONE ? x->alpha : (double)NAN, .p = p, .seconds = seconds};
+    snprintf(r.name, sizeof r.name, "%s", name);
+    return r;
+}
+
 // The experiment: a backbone of the old domain, extended from the same weights with the same data by each method.
 static void command_run(void)
 {
-    if (!opt.out) opt.out = "out";
-    const Method *chosen[16];
-    size_t n_chosen = 0;
+    enum { MOST = 16 };
+    const Method *chosen[MOST];
+    size_t n_chosen = 0, done = 0;
     for (const char *name = opt.methods; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
-        if (n_chosen == 16) die("--methods: more than 16");
+        if (n_chosen == MOST) die("--methods: more than %d", MOST);
         chosen[n_chosen++] = method_find(name, strcspn(name, ","));
     }
+    if (!opt.out) opt.out = "out";
+    if (strchr(opt.old, ',')) die("--old %s: run takes one old domain", opt.old);
     Tokenizer *tokenizer = tokenizer_load(opt.data);
-    const size_t T = (size_t)opt.context, B = (size_t)opt.batch;
-    Loader pretraining = loader_open(NULL, opt.old, "train", tokenizer, T), extending = loader_open(opt.old, opt.new, "train", tokenizer, T);
-    Loader check = loader_open(opt.old, opt.new, opt.split, tokenizer, 1);
-    if (check.n_old > 1) die("--old %s: run takes one old domain", opt.old);
+    Loader pretraining = loader_open(NULL, opt.old, tokenizer, (size_t)opt.context);
+    Loader extending = loader_open(opt.old, opt.new, tokenizer, (size_t)opt.context);
+    Tokens files[2] = {tokens_load(opt.data, opt.old, opt.split, tokenizer, 1),
+                       tokens_load(opt.data, opt.new, opt.split, tokenizer, 1)};
     Model *m = model_new(&pretraining.new, tokenizer);
-    char backbone[4096], path[4096], csv[4096];
-    if (snprintf(backbone, sizeof backbone, "%s/backbone", opt.out) > 4000) die("--out: path too long");
-    snprintf(csv, sizeof csv, "%s/results.csv", opt.out);
+    char *backbone = join(opt.out, "/", "backbone"), *csv = join(opt.out, "/", "results.csv");
     make_folders(backbone, true);
     print_settings("run", m);
-    printf("data: %s, %s: %s tokens, %s: %s tokens; %zu of %zu tokens of the vocabulary never occur in %s\n", opt.data, opt.old,
-           thousands(pretraining.new.count), opt.new, thousands(extending.new.count), m->n_unseen, m->dims.vocab, opt.old);
+    printf("data: %s; %s: %s tokens, %s: %s; %zu of the vocabulary never occur in %s\n\n", opt.data, opt.old,
+           thousands(pretraining.new.count), opt.new, thousands(extending.new.count), m->n_unseen, opt.old);
 
-    Result results[17];
-    Trained t = pretrain(m, &pretraining);
+    Result results[MOST + 1];
+    const Trained t = pretrain(m, &pretraining);
     model_save(m, backbone);
-    results[0] = (Result){"backbone", m->w.size, evaluate(m, &check.old[0], B, T), evaluate(m, &check.new, B, T), opt.pretrain_lr, NAN, NAN, t.seconds};
-    write_csv(csv, results, 1);
-    size_t done = 1;
+    results[done++] = result_of("backbone", m, files, opt.pretrain_lr, NAN, t.seconds);
+    write_csv(csv, results, done);
     model_free(m);
     for (size_t i = 0; i < n_chosen && !interrupted; i++) {
         const Method *method = chosen[i];
         m = model_load(backbone);
         extending.random = random_stream((uint64_t)opt.seed, 3);
-        t = extend(m, method, &extending, !strcmp(method->name, "neutral"));
-        if (interrupted) break;
-        const Extension *x = m->n_extensions ? m->extension[0] : NULL;
-        Result *r = &results[done++];
-        *r = (Result){"", x ? x->w.size : m->w.size, evaluate(m, &check.old[0], B, T), evaluate(m, &check.new, B, T),
-                      isnan(opt.lr) ? method->lr : opt.lr, x && x->local != LOCAL_NONE ? x->alpha : (double)NAN, extending.p, t.seconds};
-        snprintf(r->name, sizeof r->name, "%s", method->name);
-        snprintf(path, sizeof path, x ? "%s/%s.safetensors" : "%s/%s", opt.out, method->name);
-        if (!x) make_folders(path, true);
-        if (x) extension_save(x, m, path);
-        else model_save(m, path);
+        const Trained t = extend(m, method, &extending, !strcmp(method->name, "neutral"));
+        results[done++] = result_of(method->name, m, files, isnan(opt.lr) ? method->lr : opt.lr, extending.p, t.seconds);
+        char *path = join(opt.out, "/", method->name), *file = join(path, "", ".safetensors");
+        if (m->n_extensions) extension_save(m->extension[0], m, file);
+        else make_folders(path, true), model_save(m, path);
+        free(path), free(file);
         write_csv(csv, results, done);
         model_free(m);
     }
     print_table(results, done);
-    if (interrupted) die("interrupted; what was finished is in %s", opt.out);
-
-    for (int new = 0; new < 2; new++) {
-        printf("\n%s, continued by\n", new ? opt.new : opt.old);
-        for (size_t i = 0; i < done; i++) {
-            const Result *r = &results[i];
-            const bool neutral = !strcmp(r->name, "neutral");
-            if (i && !neutral && strcmp(r->name, "naive")) continue;
-            snprintf(path, sizeof path, "%s/%s", opt.out, neutral ? "backbone" : r->name);
-            m = model_load(path);
-            snprintf(path, sizeof path, "%s/neutral.safetensors", opt.out);
-            if (neutral) extension_load(m, path);
-            print_sample(m, r->name, new ? &check.new : &check.old[0]);
-            model_free(m);
-        }
-    }
-    printf("\n%s written\n", csv);
+    if (!interrupted) print_samples(results, done, files);
+    printf("\n%s written%s\n", csv, interrupted ? "; interrupted: the last line is of a training cut short" : "");
+    free(backbone), free(csv), free(files[0].ids), free(files[1].ids);
     loader_free(&pretraining);
     loader_free(&extending);
-    loader_free(&check);
 }
 
 static const struct { const char *name; int command; void (*run)(void); const char *about, *example; } commands[] = {

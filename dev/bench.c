@@ -30,6 +30,8 @@ static void use_threads(int threads)
 #endif
 }
 
+static int fewer(int threads) { return threads > 1 ? 1 : 0; }  // all of them, then one, then enough
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Times.
 
@@ -136,7 +138,7 @@ static double read_limit(void)  // bytes/s
 
 static void print_limits(const char *when)
 {
-    for (int threads = all_threads; threads; threads = threads > 1 ? 1 : 0) {
+    for (int threads = all_threads; threads; threads = fewer(threads)) {
         use_threads(threads);
         printf("%-10s %2d thread%s  %8.1f GFLOP/s multiply-adds, %6.1f GB/s reading memory\n", when, threads, threads > 1 ? "s" : " ",
                multiply_limit() / 1e9, read_limit() / 1e9);
@@ -194,7 +196,7 @@ static void bench_matmul(void)
             char name[64];
             snprintf(name, sizeof name, "%zux%zux%zu", M, K, N);
             printf("%-14s%-5s", k ? "" : name, layouts[k].name);
-            for (int threads = all_threads; threads; threads = threads > 1 ? 1 : 0) {
+            for (int threads = all_threads; threads; threads = fewer(threads)) {
                 use_threads(threads);
                 time_matmul(c, a, b, M, K, N, layouts[k]);
             }
@@ -331,8 +333,8 @@ static void bench_step(void)
     };
     const int rows = METHODS_TIMED - (all_threads == 1);
     Model *m = model_random(&small);
-    printf("\ntraining step: %s parameters, B=%d T=%d L=%zu NH=%zu C=%zu V=%zu, adapters and LoRA of 20%%; +300: rows of wte too\n",
-           thousands(m->w.size), BATCH, TIME, small.layers, small.heads, small.channels, small.vocab);
+    printf("\ntraining step: %s parameters, B=%d T=%d L=%zu NH=%zu C=%zu V=%zu; adapters, LoRA: 20%%\n", thousands(m->w.size), BATCH, TIME,
+           small.layers, small.heads, small.channels, small.vocab);
     // The methods take turns, so that a slow minute of the machine falls on all of them.
     for (int round = 0; round < ROUNDS; round++)
         for (int i = 0; i < rows; i++) {
@@ -348,19 +350,20 @@ static void bench_step(void)
             trainer_free(t);
             r[i].limit = fmax(r[i].limit, multiply_limit());
         }
-    printf("%-12s %10s %7s %7s %6s %6s %6s %6s %7s %6s %5s %8s %5s\n", "", "trained", "ms", "min", "fwd", "back", "dW", "GFLOP",
-           "GFLOP/s", "limit", "share", "tokens/s", "MB");
+    printf("%-11s %10s %6s %6s %5s %5s %5s %5s %7s %6s %5s %6s %4s\n", "", "trained", "ms", "min", "fwd", "back", "dW", "GFLOP", "GFLOP/s", "limit",
+           "share", "tok/s", "MB");
     for (int i = 0; i < rows; i++) {
         const Flops f = r[i].flops;
         const double seconds = median(&r[i].times);
         r[i].gflop = (f.forward + f.back + f.weights) / 1e9;
         char name[32];
-        snprintf(name, sizeof name, r[i].threads ? "%s, 1" : "%s", r[i].name);
-        printf("%-12s %10s %7.1f %7.1f %6.1f %6.1f %6.1f %6.1f %7.1f %6.1f %4.0f%% %8.0f %5.0f\n", name, thousands(r[i].trained), 1e3 * seconds,
+        snprintf(name, sizeof name, "%s%s", r[i].name, r[i].threads ? ", 1" : "");
+        printf("%-11s %10s %6.1f %6.1f %5.1f %5.1f %5.1f %5.1f %7.1f %6.1f %4.0f%% %6.0f %4.0f\n", name, thousands(r[i].trained), 1e3 * seconds,
                1e3 * shortest(&r[i].times), f.forward / 1e9, f.back / 1e9, f.weights / 1e9, r[i].gflop, r[i].gflop / seconds,
                r[i].limit / 1e9, 100e9 * r[i].gflop / seconds / r[i].limit, BATCH * TIME / seconds, r[i].bytes / 1e6);
     }
-    printf("GFLOP: fwd forward, back gradients of activations, dW of trained weights; the causal half of attention.\n");
+    printf("GFLOP: fwd forward, back to activations, dW to trained weights; of attention the causal half.\n");
+    printf("+300: 300 rows of wte train too. \", 1\": one thread.\n");
     for (int i = 3; i < 5; i++)
         printf("%s takes %.3f of finetune's time, for %.3f of its FLOP\n", r[i].name, median(&r[i].times) / median(&r[0].times), r[i].gflop / r[0].gflop);
     if (all_threads > 1)
@@ -400,7 +403,7 @@ static void bench_decode(void)
     printf("\ndecoding: %s parameters, L=%zu NH=%zu C=%zu V=%zu, %d tokens one by one from position %d; %.0f MB a token\n",
            thousands(m->w.size), gpt2.layers, gpt2.heads, gpt2.channels, gpt2.vocab, TOKENS, FIRST, bytes / 1e6);
     printf("%-12s %9s %9s %9s %9s %9s %6s\n", "", "tokens/s", "ms", "min", "GB/s", "limit", "share");
-    for (int threads = all_threads; threads; threads = threads > 1 ? 1 : 0) {
+    for (int threads = all_threads; threads; threads = fewer(threads)) {
         use_threads(threads);
         double limit = read_limit();
         Times times = {.count = 0};
