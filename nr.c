@@ -768,16 +768,18 @@ typedef struct {
     real *wte;                     // (V, C): the embedding in use: the backbone's or, with rows replaced, a copy
 } Model;
 
-// Identifies a backbone: a polynomial over the bits of its values as float32, in table order, modulo 2^64.
-static uint64_t fingerprint(const Tensors *w)
+// Continues a hash over `count` values: a polynomial over their bits as float32, modulo 2^64. Any one change alters it.
+static uint64_t hash_values(uint64_t hash, const real *values, size_t count)
 {
-    uint64_t hash = 0;
-    for (size_t i = 0; i < w->size; i++) {
-        union { float value; uint32_t bits; } as = {(float)w->memory[i]};
+    for (size_t i = 0; i < count; i++) {
+        union { float value; uint32_t bits; } as = {(float)values[i]};
         hash = hash * 0x9E3779B97F4A7C15u + as.bits + 1;
     }
     return hash;
 }
+
+// Identifies a backbone, by all its values in table order.
+static uint64_t fingerprint(const Tensors *w) { return hash_values(0, w->memory, w->size); }
 
 // Puts every extension's rows into the embedding in use. Called when an extension is plugged in and after each step.
 static void embedding_refresh(Model *m)
@@ -1273,6 +1275,7 @@ typedef struct {
     Tokens old[MAX_DOMAINS], new;
     size_t n_old;
     double p;                      // the fraction of sequences from the old domains
+    uint64_t seed;
     Random random;
 } Loader;
 
@@ -1308,25 +1311,35 @@ static void loader_free(Loader *loader)
 typedef struct { char name[64]; const char *dtype; size_t rank, shape[2]; void *data; } Stored;
 typedef struct { Stored *at; size_t count; } StoredList;
 
-static StoredList entries_of(const Tensors *t, const Dims *d)
+// Adds the tensors of t to a list, their names after `prefix`. The list has room for 3 sets of tensors and for wte.ids.
+static void entries_add(StoredList *e, const char *prefix, const Tensors *t, const Dims *d)
 {
-    StoredList e = {allocate(TENSORS * d->layers + 1, sizeof(Stored)), 0};
+    if (!e->at) e->at = allocate(3 * TENSORS * d->layers + 1, sizeof(Stored));
     for (int id = 0; id < TENSORS; id++)
         for (size_t l = 0; t->at[id] && l < tensor_layers(id, d); l++) {
-            Stored *entry = &e.at[e.count++];
-            snprintf(entry->name, sizeof entry->name, table[id].name, (int)l);
+            Stored *entry = &e->at[e->count++];
+            const int length = snprintf(entry->name, sizeof entry->name, "%s", prefix);
+            snprintf(entry->name + length, sizeof entry->name - (size_t)length, table[id].name, (int)l);
             entry->dtype = "F32";
             entry->rank = table[id].rows == '1' ? 1 : 2;
             entry->shape[0] = entry->rank == 1 ? tensor_cols(id, d) : tensor_rows(id, d);
             entry->shape[1] = entry->rank == 1 ? 1 : tensor_cols(id, d);
             entry->data = tensor(t, id, l);
         }
-    return e;
 }
 
 static void entries_add_ids(StoredList *e, int *ids, size_t count)
 {
     if (count) e->at[e->count++] = (Stored){"wte.ids", "I32", 1, {count, 1}, ids};
+}
+
+// Over the values of all F32 entries, as 16 digits, for the metadata: a file whose bytes have changed is noticed.
+static void entries_hash(char digits[17], const StoredList *e)
+{
+    uint64_t hash = 0;
+    for (size_t i = 0; i < e->count; i++)
+        if (e->at[i].dtype[0] == 'F') hash = hash_values(hash, e->at[i].data, e->at[i].shape[0] * e->at[i].shape[1]);
+    snprintf(digits, 17, "%016" PRIx64, hash);
 }
 
 // Writes a safetensors file whose __metadata__ is the given pairs of key and value, ended by NULL.
@@ -1336,7 +1349,9 @@ static void safetensors_write(const char *path, const StoredList *e, const char 
     size_t size, offset = 0;
     FILE *text = open_memstream(&header, &size);
     if (!text) die("out of memory: header of %s", path);
-    fprintf(text, "{\"__metadata__\":{\"format\":\"pt\"");
+    char hash[17];
+    entries_hash(hash, e);
+    fprintf(text, "{\"__metadata__\":{\"format\":\"pt\",\"hash\":\"%s\"", hash);
     for (; *metadata; metadata += 2) {
         fputc(',', text);
         json_write_string(text, metadata[0], strlen(metadata[0]));
@@ -1484,6 +1499,12 @@ static void safetensors_read(const Safetensors *s, const StoredList *e)
         if (!mask && strcmp(x->key, "lm_head.weight") && strcmp(x->key, "__metadata__")) others++;
     }
     if (others > known) die("%s: has %zu tensors that do not belong to it", s->path, others - known);
+    const Json *metadata = json_get(s->header, "__metadata__");
+    const Json *hash = metadata && metadata->type == '{' ? json_get(metadata, "hash") : NULL;
+    char digits[17];
+    entries_hash(digits, e);
+    if (hash && (hash->type != '"' || strcmp(hash->string, digits)))
+        die("%s: damaged: its values have hash %s, its metadata says %.16s", s->path, digits, hash->type == '"' ? hash->string : "?");
 }
 
 // Is `text` one of the choices, which are separated by "|"?
@@ -1573,7 +1594,8 @@ static Model *model_load(const char *folder)
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     Safetensors file = safetensors_open(path);
     m->w = tensors_allocate(SET_BACKBONE, &m->dims);
-    StoredList entries = entries_of(&m->w, &m->dims);
+    StoredList entries = {0};
+    entries_add(&entries, "", &m->w, &m->dims);
     safetensors_read(&file, &entries);
     free(entries.at);
     safetensors_close(&file);
@@ -1587,7 +1609,8 @@ static void model_save(const Model *m, const char *folder)
     char path[4096];
     const Dims *d = &m->dims;
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    StoredList entries = entries_of(&m->w, d);
+    StoredList entries = {0};
+    entries_add(&entries, "", &m->w, d);
     safetensors_write(path, &entries, (const char *[]){NULL});
     free(entries.at);
     tokenizer_save(m->tokenizer, folder);
@@ -1634,7 +1657,8 @@ static void extension_save(const Extension *x, const Model *m, const char *path)
         "method", x->method, "gate", gate_names[x->gate], "local", local_names[x->local], "init", init_names[x->init],
         "alpha", number[0], "p", number[1], "hidden", number[2], "rank", number[3], "step", number[4], "lr", number[5],
         "seed", number[6], "backbone", number[7], NULL};
-    StoredList entries = entries_of(&x->w, &x->dims);
+    StoredList entries = {0};
+    entries_add(&entries, "", &x->w, &x->dims);
     entries_add_ids(&entries, x->ids, x->dims.rows);
     safetensors_write(path, &entries, metadata);
     free(entries.at);
@@ -1697,7 +1721,8 @@ static void extension_load(Model *m, const char *path)
             | (x->dims.rank ? SET_LORA : 0) | (x->dims.rows ? SET_ROWS : 0);
     x->ids = allocate(x->dims.rows + 1, sizeof(int));
     x->w = tensors_allocate(x->sets, &x->dims);
-    StoredList entries = entries_of(&x->w, &x->dims);
+    StoredList entries = {0};
+    entries_add(&entries, "", &x->w, &x->dims);
     entries_add_ids(&entries, x->ids, x->dims.rows);
     safetensors_read(&s, &entries);
     free(entries.at);
@@ -1734,12 +1759,43 @@ static void progress(const char *label, long step, long steps, const char *state
     fflush(stderr);
 }
 
-typedef struct { long steps, batch, context, warmup; double lr, floor, decay; } Recipe;
-typedef struct { long steps; double seconds; } Trained;
+typedef struct {
+    long steps, batch, context, warmup;
+    double lr, floor, decay;
+    const char *state;             // the file that keeps the state of the training
+    long save_every;               // in steps; it is also saved at the end and when interrupted
+    bool resume;                   // go on from that file if it is there
+} Recipe;
 
-// Trains extension x, the last of m's, or the backbone if x is NULL, on what the loader draws. Ends early, with the steps
-// done so far, when interrupted. A loss that is not finite ends the program, before anything is saved.
-static Trained train(const char *label, Model *m, const Extension *x, const Recipe *r, Loader *loader)
+// Saves or loads all that decides how a training goes on: the tensors that train and AdamW's moments in `entries`, the step, the
+// seconds so far and the loader's random state. `settings` must be those that the state was saved under.
+static void state_save(const char *path, const StoredList *entries, const char *settings, long step, double seconds,
+                       Random random)
+{
+    char number[3][32];
+    snprintf(number[0], 32, "%ld", step);
+    snprintf(number[1], 32, "%.3f", seconds);
+    snprintf(number[2], 32, "%016" PRIx64, random.state);
+    safetensors_write(path, entries, (const char *[]){"settings", settings, "step", number[0], "seconds", number[1], "random",
+                                                      number[2], NULL});
+}
+
+static void state_load(const char *path, const StoredList *entries, const char *settings, long *step, double *seconds,
+                       Random *random)
+{
+    Safetensors s = safetensors_open(path);
+    if (strcmp(metadata_text(&s, "settings"), settings))
+        die("%s: saved under other settings (%s), these are %s", path, metadata_text(&s, "settings"), settings);
+    safetensors_read(&s, entries);
+    *step = (long)metadata_number(&s, "step", 1e15);
+    *seconds = metadata_number(&s, "seconds", 1e15);
+    random->state = strtoull(metadata_text(&s, "random"), NULL, 16);
+    safetensors_close(&s);
+}
+
+// Trains extension x, the last of m's, or the backbone if x is NULL, on what the loader draws. Returns the seconds it took, over
+// all sittings. When interrupted, saves the state and ends the program; dies on a loss that is not finite.
+static double train(const char *label, Model *m, const Extension *x, const Recipe *r, Loader *loader)
 {
     const size_t B = (size_t)r->batch, T = (size_t)r->context;
     const Tensors *w = x ? &x->w : &m->w;
@@ -1751,8 +1807,24 @@ static Trained train(const char *label, Model *m, const Extension *x, const Reci
     printf("%-9s %zu parameters, %ld steps of %zu x %zu tokens, lr %g; %.1f MB of gradients and moments, %.1f of activations\n",
            label, w->size, r->steps, B, T, r->lr, 3e-6 * (double)(w->size * sizeof(real)), 1e-6 * (double)(a.size * sizeof(real)));
     fflush(stdout);
-    const double start = now();
+
+    char settings[256];
+    snprintf(settings, sizeof settings, "%s, %ld steps of %zu x %zu, lr %g, p %g, %s, %s, alpha %g, seed %" PRIu64 ", from %016" PRIx64,
+             label, r->steps, B, T, r->lr, loader->p, x ? gate_names[x->gate] : "-", x ? local_names[x->local] : "-",
+             x ? x->alpha : 0, loader->seed, m->fingerprint);
+    StoredList entries = {0};
+    entries_add(&entries, "w.", w, d);
+    entries_add(&entries, "m.", &m1, d);
+    entries_add(&entries, "v.", &m2, d);
     long step = 0;
+    double before = 0;
+    if (r->resume && !access(r->state, F_OK)) {
+        state_load(r->state, &entries, settings, &step, &before, &loader->random);
+        embedding_refresh(m);
+        printf("%-9s goes on from step %ld of %s\n", label, step, r->state);
+    }
+    const double start = now();
+    const long first = step;
     while (step < r->steps && !interrupted) {
         loader_next(loader, tokens, targets, a.old, B, T);
         model_forward(m, &a, tokens, B, T, 0);
@@ -1766,11 +1838,17 @@ static Trained train(const char *label, Model *m, const Extension *x, const Reci
         embedding_refresh(m);
         char state[64];
         snprintf(state, sizeof state, x && x->local != LOCAL_NONE ? "loss %.3f + %.4f local" : "loss %.3f", loss.lm, loss.local);
-        progress(label, step, r->steps, state, start, (double)(B * T));
+        progress(label, step - first, r->steps - first, state, start, (double)(B * T));
+        if (step == r->steps || interrupted || (r->save_every && step % r->save_every == 0))
+            state_save(r->state, &entries, settings, step, before + now() - start, loader->random);
+    }
+    if (interrupted && step < r->steps) {
+        fprintf(stderr, "\n%s: interrupted at step %ld of %s: --resume goes on from %s\n", program, step, label, r->state);
+        exit(130);
     }
     activations_free(&a);
-    free(tokens), free(targets), free(grad.memory), free(m1.memory), free(m2.memory);
-    return (Trained){step, now() - start};
+    free(tokens), free(targets), free(grad.memory), free(m1.memory), free(m2.memory), free(entries.at);
+    return before + now() - start;
 }
 
 // What evaluation says of one file: mean loss in nats a token, bits a byte of text, and over the last extension's gates
@@ -1925,7 +2003,7 @@ enum { METHODS = sizeof methods / sizeof *methods };
 static struct {
     const char *data, *old, *new, *domain, *domains, *split, *in, *out, *csv, *prompt, *method, *methods, *gate, *local, *init;
     const char *extension[MAX_EXTENSIONS + 1];
-    long layers, heads, channels, context, pretrain_steps, pretrain_batch, steps, batch, hidden, rank, new_rows, seed, count, threads;
+    long layers, heads, channels, context, pretrain_steps, pretrain_batch, steps, batch, hidden, rank, new_rows, seed, count, threads, save_every, resume;
     double pretrain_lr, lr, alpha, p, temperature, top_p;
 } opt = {
     .data = "data/toy", .old = "en", .new = "fr", .domain = "en", .domains = "en,fr", .split = "val", .method = "neutral",
@@ -1936,7 +2014,7 @@ static struct {
 
 typedef struct {
     const char *name;
-    char letter, type;             // type: 'i' whole number, 'r' number, 's' text, 'x' text that may be given several times
+    char letter, type;             // 'i' whole number, 'r' number, 's' text, 'x' text, several times, 'f' no value
     void *value;
     double least, most;            // of numbers
     const char *choices;           // of text: "a|b"
@@ -1978,6 +2056,8 @@ static const Option options[] = {
     {"rank", 0, 'i', &opt.rank, 0, 65536, NULL, RUN | EXTEND, "rank of LoRA (R); 0: as many parameters as adapters have"},
     {"new-rows", 0, 'i', &opt.new_rows, 0, 1, NULL, RUN | EXTEND, "1: also train wte's rows of tokens the backbone never saw"},
     {"seed", 0, 'i', &opt.seed, 0, 1e15, NULL, RUN | PRETRAIN | EXTEND | SAMPLE, "of everything random"},
+    {"save-every", 0, 'i', &opt.save_every, 0, 1e9, NULL, RUN | PRETRAIN | EXTEND, "save the state every so many steps; 0: only when interrupted"},
+    {"resume", 0, 'f', &opt.resume, 0, 0, NULL, RUN | PRETRAIN | EXTEND, "go on from the saved state of the same command"},
     {"prompt", 'p', 's', &opt.prompt, 0, 0, NULL, SAMPLE, "the text to continue"},
     {"count", 'n', 'i', &opt.count, 1, 1e9, NULL, SAMPLE, "tokens to draw at most"},
     {"temperature", 0, 'r', &opt.temperature, 0, 100, NULL, SAMPLE, "0: always the most likely token"},
@@ -2017,7 +2097,7 @@ static const Method *method_find(const char *name, size_t length)
 // A loader over the training files of the --old domains (none: NULL) and the new one.
 static Loader loader_open(const char *old, const char *new, const Tokenizer *tokenizer, size_t context)
 {
-    Loader loader = {.random = random_stream((uint64_t)opt.seed, 3)};
+    Loader loader = {.seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, 3)};
     if (old) loader.n_old = domains_load(loader.old, opt.data, old, "train", tokenizer, context);
     loader.new = tokens_load(opt.data, new, "train", tokenizer, context);
     return loader;
@@ -2065,6 +2145,7 @@ static Model *model_new(const Tokens *seen, Tokenizer *tokenizer)
     m->wte = m->w.at[WTE];
     Random random = random_stream((uint64_t)opt.seed, 1);
     tensors_init(&m->w, &m->dims, INIT_LOW, GATE_NONE, &random);
+    m->fingerprint = fingerprint(&m->w);
     bool *met = allocate(m->dims.vocab, sizeof *met);
     for (size_t i = 0; i < seen->count; i++) met[seen->ids[i]] = true;
     m->knows_unseen = true;
@@ -2075,14 +2156,18 @@ static Model *model_new(const Tokens *seen, Tokenizer *tokenizer)
     return m;
 }
 
-// Pretrains m on a domain of --data (DESIGN: warmup, cosine to a twentieth, decay 0.1).
-static Trained pretrain(Model *m, Loader *loader)
+// Where a training keeps its state, under the name of what it makes; to be freed.
+static char *state_path(const char *output) { return join(output, "", ".state"); }
+
+// Pretrains m on what the loader draws. Returns the seconds it took.
+static double pretrain(Model *m, Loader *loader, const char *state)
 {
     const long warmup = opt.pretrain_steps / 10 < 100 ? opt.pretrain_steps / 10 : 100;
-    const Recipe recipe = {opt.pretrain_steps, opt.pretrain_batch, (long)m->dims.context, warmup, opt.pretrain_lr, 0.05, 0.1};
-    const Trained t = train("backbone", m, NULL, &recipe, loader);
+    const Recipe recipe = {opt.pretrain_steps, opt.pretrain_batch, (long)m->dims.context, warmup, opt.pretrain_lr, 0.05, 0.1,
+                           state, opt.save_every, opt.resume};
+    const double seconds = train("backbone", m, NULL, &recipe, loader);
     m->fingerprint = fingerprint(&m->w);
-    return t;
+    return seconds;
 }
 
 // The extension that a method and the options describe, plugged into m. ablate: --gate, --local, --init and --alpha
@@ -2116,24 +2201,21 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate)
     return x;
 }
 
-// Extends m by a method, on what the loader draws. The backbone must come out as it went in.
-static Trained extend(Model *m, const Method *method, Loader *loader, bool ablate)
+// Extends m by a method, on what the loader draws; the backbone of an extension must come out as it went in. ablate: see
+// extension_new. Returns the seconds it took.
+static double extend(Model *m, const Method *method, Loader *loader, bool ablate, const char *state)
 {
     const long warmup = opt.steps / 10 < 20 ? opt.steps / 10 : 20;
-    const Recipe recipe = {opt.steps, opt.batch, opt.context, warmup, isnan(opt.lr) ? method->lr : opt.lr, 0.1, 0};
+    const Recipe recipe = {opt.steps, opt.batch, opt.context, warmup, isnan(opt.lr) ? method->lr : opt.lr, 0.1, 0,
+                           state, opt.save_every, opt.resume};
     loader->p = strcmp(method->name, "naive") && !isnan(opt.p) ? opt.p : method->p;
-    if (method->sets == SET_BACKBONE) {
-        const Trained t = train(method->name, m, NULL, &recipe, loader);
-        m->fingerprint = fingerprint(&m->w);
-        return t;
-    }
-    Extension *x = extension_new(m, method, ablate);
-    x->p = loader->p;
-    x->lr = recipe.lr;
-    const Trained t = train(method->name, m, x, &recipe, loader);
-    x->steps = t.steps;
-    if (fingerprint(&m->w) != m->fingerprint) die("%s: the frozen backbone changed: a defect of nr", method->name);
-    return t;
+    Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate);
+    if (x) x->p = loader->p, x->lr = recipe.lr, x->steps = recipe.steps;
+    const double seconds = train(method->name, m, x, &recipe, loader);
+    const uint64_t now_is = fingerprint(&m->w);
+    if (x && now_is != m->fingerprint) die("%s: the frozen backbone changed: a defect of nr", method->name);
+    m->fingerprint = now_is;
+    return seconds;
 }
 
 static void command_pretrain(void)
@@ -2142,11 +2224,14 @@ static void command_pretrain(void)
     Tokenizer *tokenizer = tokenizer_load(opt.data);
     Loader loader = loader_open(NULL, opt.domain, tokenizer, (size_t)opt.context);
     Model *m = model_new(&loader.new, tokenizer);
+    char *state = state_path(opt.out);
     make_folders(opt.out, true);
     print_settings("pretrain", m);
-    pretrain(m, &loader);
+    pretrain(m, &loader, state);
     model_save(m, opt.out);
-    printf("%s written%s\n", opt.out, interrupted ? " (interrupted)" : "");
+    remove(state);
+    printf("%s written\n", opt.out);
+    free(state);
     loader_free(&loader);
     model_free(m);
 }
@@ -2173,12 +2258,15 @@ static void command_extend(void)
     Model *m = model_of_options();
     if (method->sets == SET_BACKBONE && m->n_extensions) die("--method %s: the model cannot have extensions (-x)", method->name);
     Loader loader = loader_open(opt.old, opt.new, m->tokenizer, (size_t)opt.context);
+    char *state = state_path(opt.out);
     make_folders(opt.out, method->sets == SET_BACKBONE);
     print_settings("extend", m);
-    extend(m, method, &loader, true);
+    extend(m, method, &loader, true, state);
     if (method->sets == SET_BACKBONE) model_save(m, opt.out);
     else extension_save(m->extension[m->n_extensions - 1], m, opt.out);
-    printf("%s written%s\n", opt.out, interrupted ? " (interrupted)" : "");
+    remove(state);
+    printf("%s written\n", opt.out);
+    free(state);
     loader_free(&loader);
     model_free(m);
 }
@@ -2347,28 +2435,38 @@ static void command_run(void)
     printf("data: %s; %s: %s tokens, %s: %s; %zu of the vocabulary never occur in %s\n\n", opt.data, opt.old,
            thousands(pretraining.new.count), opt.new, thousands(extending.new.count), m->n_unseen, opt.old);
 
+    // A training's last state stays until all is done: --resume takes finished ones from there.
     Result results[MOST + 1];
-    const Trained t = pretrain(m, &pretraining);
+    char *state = state_path(backbone);
+    const double seconds = pretrain(m, &pretraining, state);
     model_save(m, backbone);
-    results[done++] = result_of("backbone", m, files, opt.pretrain_lr, NAN, t.seconds);
+    results[done++] = result_of("backbone", m, files, opt.pretrain_lr, NAN, seconds);
     write_csv(csv, results, done);
     model_free(m);
-    for (size_t i = 0; i < n_chosen && !interrupted; i++) {
+    free(state);
+    for (size_t i = 0; i < n_chosen; i++) {
         const Method *method = chosen[i];
+        char *path = join(opt.out, "/", method->name), *file = join(path, "", ".safetensors");
         m = model_load(backbone);
         extending.random = random_stream((uint64_t)opt.seed, 3);
-        const Trained t = extend(m, method, &extending, !strcmp(method->name, "neutral"));
-        results[done++] = result_of(method->name, m, files, isnan(opt.lr) ? method->lr : opt.lr, extending.p, t.seconds);
-        char *path = join(opt.out, "/", method->name), *file = join(path, "", ".safetensors");
+        state = state_path(path);
+        const double seconds = extend(m, method, &extending, !strcmp(method->name, "neutral"), state);
+        results[done++] = result_of(method->name, m, files, isnan(opt.lr) ? method->lr : opt.lr, extending.p, seconds);
         if (m->n_extensions) extension_save(m->extension[0], m, file);
         else make_folders(path, true), model_save(m, path);
-        free(path), free(file);
         write_csv(csv, results, done);
         model_free(m);
+        free(state), free(path), free(file);
     }
     print_table(results, done);
-    if (!interrupted) print_samples(results, done, files);
-    printf("\n%s written%s\n", csv, interrupted ? "; interrupted: the last line is of a training cut short" : "");
+    print_samples(results, done, files);
+    for (size_t i = 0; i < done; i++) {
+        char *path = join(opt.out, "/", results[i].name);
+        state = state_path(path);
+        remove(state);
+        free(path), free(state);
+    }
+    printf("\n%s written\n", csv);
     free(backbone), free(csv), free(files[0].ids), free(files[1].ids);
     loader_free(&pretraining);
     loader_free(&extending);
@@ -2466,6 +2564,7 @@ int main(int argc, char **argv)
             if ((options[o].commands & commands[c].command) && ((!strncmp(word, "--", 2) && !strcmp(word + 2, options[o].name))
                 || (word[0] == '-' && word[1] == options[o].letter && word[1] && !word[2]))) found = &options[o];
         if (!found) die("%s: not an option of %s (nr %s --help lists them)", word, commands[c].name, commands[c].name);
+        if (found->type == 'f') { *(long *)found->value = 1; continue; }
         if (i == argc) die("%s: a value is missing", word);
         option_set(found, argv[i++]);
     }
