@@ -997,6 +997,8 @@ static void block_linear_forward(const Model *m, const Activations *a, Linear k,
     }
 }
 
+static const Tensors nothing;      // the gradients of an extension that is frozen
+
 // dx (+= if add, may be NULL) from dout, and the gradients of what of this layer is in grad.
 static void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad, Linear k, size_t l,
                                   real *dx, bool add, const real *dout, const real *x)
@@ -1005,9 +1007,9 @@ static void block_linear_backward(const Model *m, const Activations *a, const Te
     linear_backward(dx, tensor(grad, k.w, l), tensor(grad, k.bias, l), dout, x, tensor(&m->w, k.w, l),
                     add ? dx : NULL, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
-        const Tensors *w = &m->extension[e]->w;
+        const Tensors *w = &m->extension[e]->w, *own = e == m->n_extensions - 1 ? grad : &nothing;
         if (w->at[k.lora_a])
-            lora_backward(dx, tensor(grad, k.lora_a, l), tensor(grad, k.lora_b, l), a->dlow.at, dout,
+            lora_backward(dx, tensor(own, k.lora_a, l), tensor(own, k.lora_b, l), a->dlow.at, dout,
                           rows_of(a, a->extension[e].low[k.low], l), x, tensor(w, k.lora_a, l), tensor(w, k.lora_b, l),
                           a->n, I, O, m->extension[e]->dims.rank);
     }
@@ -1137,7 +1139,7 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
         for (size_t e = 0; e < m->n_extensions; e++) {
             const Extension *x = m->extension[e];
             if (!(x->sets & SET_ADAPTER)) continue;
-            const Tensors none = {0}, *own = e == last ? grad : &none;
+            const Tensors *own = e == last ? grad : &nothing;
             const Local penalty = e == last ? x->local : LOCAL_NONE;
             const double weight = x->alpha * local / (penalty == LOCAL_L1 ? (double)C : 1);
             residue_backward(du, residue_gradients(own, l), dx, residue_at(a, e, l), rows_of(a, a->u, l),
@@ -2552,7 +2554,7 @@ int main(int argc, char **argv)
         print_help(0);
         return 0;
     }
-    if (commands[c].command & (EXTEND | EVAL)) opt.context = 0;  // the model's
+    if (commands[c].command & (EXTEND | EVAL | SAMPLE)) opt.context = 0;  // the model's
     while (i < argc) {
         const char *word = argv[i++];
         if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
