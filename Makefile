@@ -1,6 +1,6 @@
 # make              nr, tokenizer, and the generated corpus in data/toy; then ./nr
 # make test         the tests: in double against central differences, in float against dev/reference.safetensors
-# make bench        how fast this machine multiplies and trains
+# make bench        how fast this machine multiplies, trains and decodes; bench-torch: beside PyTorch
 # make clean        removes what was built; data and results stay
 #
 # CC=clang chooses a compiler, OPENMP=no builds for one thread, ARCH= for any machine of this kind (ARCH=-march=x86-64-v3 ...).
@@ -37,7 +37,16 @@ test: nr tokenizer test_nr_double test_nr_float
 	./test_nr_double
 	./test_nr_float
 
-clean:
-	rm -f nr tokenizer test_nr_double test_nr_float
+dev/bench: dev/bench.c nr.c tokenizer.c
+	$(CC) $(FLAGS) -o $@ dev/bench.c -lm
 
-.PHONY: all test clean
+bench: dev/bench
+	./dev/bench
+
+bench-torch: dev/bench
+	python3 dev/bench_torch.py dev/bench
+
+clean:
+	rm -f nr tokenizer test_nr_double test_nr_float dev/bench
+
+.PHONY: all test bench bench-torch clean

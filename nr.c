@@ -80,14 +80,14 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static int max_threads(void)
-{
+// How many threads a parallel region will have, and how many the one around has.
 #ifdef _OPENMP
-    return omp_get_max_threads();
+static int max_threads(void) { return omp_get_max_threads(); }
+static size_t team_size(void) { return (size_t)omp_get_num_threads(); }
 #else
-    return 1;
+static int max_threads(void) { return 1; }
+static size_t team_size(void) { return 1; }
 #endif
-}
 
 // e^x, in a form that compilers vectorise (libm's expf is a call for each value). In float: e^x = 2^n e^r with n the
 // integer nearest to x / ln 2; adding 1.5 * 2^23 rounds to it and leaves it in the low bits of the sum. On |r| <= ln 2
@@ -189,7 +189,7 @@ static double random_normal(Random *r)
 //   threads    They share the packed B and divide the rows of C. An element is summed in the same order whoever computes
 //              it: the same bits for any number of threads.
 
-enum { KC = 384, MC = 144, NC = 1536, PANEL = NR * LANES };  // MC is a multiple of every MR, NC of every PANEL
+enum { KC = 768, MC = 144, NC = 3072, PANEL = NR * LANES };  // MC is a multiple of every MR
 
 typedef struct { const real *at; size_t row, col; } Matrix;  // element (i, j) is at[i * row + j * col]
 
@@ -211,31 +211,53 @@ static real *scratch(int slot, size_t size)
     return slots[slot].at;
 }
 
-// Copies `count` (<= size) rows or columns of x, whose neighbours are `across` apart and whose elements k are `along`
-// apart, as size-wide groups, k by k; the missing ones become 0.
-static void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across, size_t along)
+// Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along` apart, into panels of `size`, k by
+// k; the last panel is filled up with 0. Whichever way x lies in memory, it is read as it lies. (size is a constant to the
+// compiler, once this is inlined.)
+static inline void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across, size_t along)
 {
-    if (count < size) memset(out, 0, K * size * sizeof(real));
+    const size_t whole = count / size * size, rest = count - whole;
+    if (rest) memset(out + whole * K, 0, size * K * sizeof(real));
     if (across == 1) {
-        if (count == size)
-            for (size_t k = 0; k < K; k++) memcpy(out + k * size, x + k * along, size * sizeof(real));
-        else
-            for (size_t k = 0; k < K; k++) memcpy(out + k * size, x + k * along, count * sizeof(real));
+        for (size_t k = 0; k < K; k++) {
+            for (size_t i = 0; i < whole; i += size) memcpy(out + i * K + k * size, x + k * along + i, size * sizeof(real));
+            for (size_t i = 0; i < rest; i++) out[whole * K + k * size + i] = x[k * along + whole + i];
+        }
         return;
     }
-    for (size_t i = 0; i < count; i++)
-        for (size_t k = 0; k < K; k++) out[k * size + i] = x[i * across + k * along];
+    for (size_t i = 0; i < count; i++) {
+        real *o = out + i / size * size * K + i % size;
+        for (size_t k0 = 0; k0 < K; k0 += 16) {  // a cache line
+            __builtin_prefetch(x + (i + 4) * across + k0 * along);
+            for (size_t k = k0; k < least(k0 + 16, K); k++) o[k * size] = x[i * across + k * along];
+        }
+    }
 }
 
-// tile (MR, PANEL) = packed panel of A times packed panel of B. The compiler unrolls i and j and keeps `sum` in
-// registers.
-static void multiply_panels(real *tile, size_t K, const real *a, const real *b)
+// c (height, width; rows c_row apart) = packed panel of A times packed panel of B + add (as c) + bias (width). The compiler
+// unrolls i and j of the inner loop and keeps `sum` in registers. add and bias may be NULL, height and width less than a tile.
+static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, const real *a, const real *b,
+                            const real *bias, const real *add)
 {
     vec sum[MR][NR] = {{{0}}};
+    for (size_t i = 0; i < height; i++) __builtin_prefetch((add ? add : c) + i * c_row);  // needed at the end
     for (size_t k = 0; k < K; k++, a += MR, b += PANEL)
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < NR; j++) sum[i][j] += a[i] * load(b + j * LANES);
-    memcpy(tile, sum, sizeof sum);
+    if (height == MR && width == PANEL) {
+        for (int i = 0; i < MR; i++)
+            for (int j = 0; j < NR; j++) {
+                if (add) sum[i][j] += load(add + (size_t)i * c_row + j * LANES);
+                if (bias) sum[i][j] += load(bias + j * LANES);
+                store(c + (size_t)i * c_row + j * LANES, sum[i][j]);
+            }
+        return;
+    }
+    real tile[MR * PANEL];
+    memcpy(tile, sum, sizeof tile);
+    for (size_t i = 0; i < height; i++)
+        for (size_t j = 0; j < width; j++)
+            c[i * c_row + j] = tile[i * PANEL + j] + (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
 }
 
 // c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the limit, and packing
@@ -247,12 +269,17 @@ static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const 
     for (size_t j0 = 0; j0 < N; j0 += chunk) {
         const size_t j1 = least(j0 + chunk, N);
         for (size_t j = j0; j < j1; j++) c[j] = (add ? add[j] : 0) + (bias ? bias[j] : 0);
-        if (b.col == 1)
-            for (size_t k = 0; k < K; k++) {
-                const real x = a.at[k * a.col], *w = b.at + k * b.row;
-                for (size_t j = j0; j < j1; j++) c[j] += x * w[j];
+        if (b.col == 1) {
+            size_t k = 0;
+            for (; k + 4 <= K; k += 4) {  // four rows of B at a time: memory is fastest in several streams
+                const real *x = a.at + k * a.col, *w = b.at + k * b.row;
+                const real x0 = x[0], x1 = x[a.col], x2 = x[2 * a.col], x3 = x[3 * a.col];
+                for (size_t j = j0; j < j1; j++)
+                    c[j] += x0 * w[j] + x1 * w[b.row + j] + x2 * w[2 * b.row + j] + x3 * w[3 * b.row + j];
             }
-        else if (b.row == 1 && a.col == 1)
+            for (; k < K; k++)
+                for (size_t j = j0; j < j1; j++) c[j] += a.at[k * a.col] * b.at[k * b.row + j];
+        } else if (b.row == 1 && a.col == 1)
             for (size_t j = j0; j < j1; j++) c[j] += dot(K, a.at, b.at + j * b.col);
         else
             for (size_t j = j0; j < j1; j++)
@@ -268,36 +295,26 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
     real *packed_b = scratch(0, KC * round_up(least(N, NC), PANEL));
     #pragma omp parallel if (M * N * K > 1 << 18)
     {
-        size_t block = MC;
-#ifdef _OPENMP
-        const size_t team = (size_t)omp_get_num_threads();
-        block = least(MC, round_up((M + team - 1) / team, MR));
-#endif
-        real *packed_a = scratch(1, MC * KC), tile[MR * PANEL] __attribute__((aligned(64)));
+        // As many blocks of rows for each thread, none larger than MC.
+        const size_t team = team_size(), blocks = round_up((M + MC - 1) / MC, team), block = round_up((M + blocks - 1) / blocks, MR);
+        real *packed_a = scratch(1, MC * KC);
         for (size_t j0 = 0; j0 < N; j0 += NC)
             for (size_t k0 = 0; k0 < K; k0 += KC) {
-                const size_t cols = least(NC, N - j0), depth = least(KC, K - k0);
+                const size_t cols = least(NC, N - j0), depth = least(KC, K - k0), share = round_up((cols + team - 1) / team, PANEL);
                 #pragma omp for
-                for (size_t j = 0; j < cols; j += PANEL)
-                    pack(packed_b + j * depth, PANEL, least(PANEL, cols - j), depth,
+                for (size_t j = 0; j < cols; j += share)
+                    pack(packed_b + j * depth, PANEL, least(share, cols - j), depth,
                          b.at + k0 * b.row + (j0 + j) * b.col, b.col, b.row);
-                #pragma omp for
+                #pragma omp for schedule(dynamic)
                 for (size_t i0 = 0; i0 < M; i0 += block) {
                     const size_t rows = least(block, M - i0);
-                    for (size_t i = 0; i < rows; i += MR)
-                        pack(packed_a + i * depth, MR, least(MR, rows - i), depth,
-                             a.at + (i0 + i) * a.row + k0 * a.col, a.row, a.col);
+                    pack(packed_a, MR, rows, depth, a.at + i0 * a.row + k0 * a.col, a.row, a.col);
                     for (size_t j = 0; j < cols; j += PANEL)
                         for (size_t i = 0; i < rows; i += MR) {
-                            multiply_panels(tile, depth, packed_a + i * depth, packed_b + j * depth);
-                            const size_t height = least(MR, rows - i), width = least(PANEL, cols - j);
-                            for (size_t y = 0; y < height; y++) {
-                                const size_t at = (i0 + i + y) * c_row + j0 + j;
-                                const real *from = k0 ? c + at : add ? add + at : NULL;
-                                const real *shift = k0 || !bias ? NULL : bias + j0 + j;
-                                for (size_t x = 0; x < width; x++)
-                                    c[at + x] = tile[y * PANEL + x] + (from ? from[x] : 0) + (shift ? shift[x] : 0);
-                            }
+                            const size_t at = (i0 + i) * c_row + j0 + j;
+                            multiply_panels(c + at, c_row, least(MR, rows - i), least(PANEL, cols - j), depth,
+                                            packed_a + i * depth, packed_b + j * depth,
+                                            k0 || !bias ? NULL : bias + j0 + j, k0 ? c + at : add ? add + at : NULL);
                         }
                 }
             }

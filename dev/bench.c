@@ -174,18 +174,20 @@ static void time_matmul(real *c, const real *a, const real *b, size_t M, size_t 
 
 static void bench_matmul(void)
 {
-    static const size_t shapes[][3] = {{2048, 384, 1536}, {2048, 384, 4096}, {2048, 1536, 384}, {1024, 1024, 1024}, {2048, 384, 77}, {1, 768, 50257}};
+    static const size_t shapes[][3] = {{2048, 384, 1536}, {2048, 384, 4096}, {2048, 1536, 384}, {1024, 1024, 1024}, {2048, 384, 77},
+                                       {1, 768, 50257}};
     static const Layout layouts[] = {{"A B", false, false}, {"A B^T", false, true}, {"A^T B", true, false}};
     Random random = random_stream(1, 1);
     char title[32];
-    snprintf(title, sizeof title, "%d threads", all_threads);
+    snprintf(title, sizeof title, "%d thread%s", all_threads, all_threads > 1 ? "s" : "");
     printf("\nmatmul             %39s ", title);
     if (all_threads > 1) printf("%39s", "1 thread");
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         const size_t M = shapes[s][0], K = shapes[s][1], N = shapes[s][2];
         if (s == 0 || M == 1) {
             printf("\n%-19s", "M x K x N");
-            for (int i = 0; i < 1 + (all_threads > 1); i++) printf(" %8s %8s %7s %6s %5s ", "ms", "min", M == 1 ? "GB/s" : "GFLOP/s", "limit", "share");
+            for (int i = 0; i < 1 + (all_threads > 1); i++)
+                printf(" %8s %8s %7s %6s %5s ", "ms", "min", M == 1 ? "GB/s" : "GFLOP/s", "limit", "share");
             printf("\n");
         }
         real *a = allocate(M * K, sizeof(real)), *b = allocate(K * N, sizeof(real)), *c = allocate(M * N, sizeof(real));
@@ -211,8 +213,8 @@ static void bench_matmul(void)
 // A training step.
 
 enum { BATCH = 8, TIME = 256, NEW_ROWS = 300 };
-static const Dims small = {.layers = 6, .heads = 6, .channels = 384, .context = TIME, .vocab = 4096};                   // 12.3M parameters
-static const Dims gpt2 = {.layers = 12, .heads = 12, .channels = 768, .context = 1024, .vocab = 50257};                 // 124M
+static const Dims small = {.layers = 6, .heads = 6, .channels = 384, .context = TIME, .vocab = 4096};    // 12.3M parameters
+static const Dims gpt2 = {.layers = 12, .heads = 12, .channels = 768, .context = 1024, .vocab = 50257};  // 124M
 
 static Model *model_random(const Dims *d)
 {
@@ -304,7 +306,7 @@ static void trainer_free(Trainer *t)
 
 typedef struct { double forward, back, weights; } Flops;
 
-// What a step has to multiply and add: a product of (n, I) and (I, O) is 2 n I O. Elementwise work, and the gate's n C, are not counted.
+// What a step has to multiply and add: a product of (n, I) and (I, O) is 2 n I O. Not counted: elementwise work, and the gate.
 static Flops step_flops(const Dims *d, bool finetune)
 {
     const double n = BATCH * TIME, C = (double)d->channels, L = (double)d->layers;
@@ -320,7 +322,8 @@ static Flops step_flops(const Dims *d, bool finetune)
     f.weights = (finetune ? L * block + head : 0) + L * (adapter + lora) + rows;
     // If wte is frozen nothing is needed of what lies below the first trained tensor, in layer 0: adapters train wi and wg, which read
     // the u that all of the block's frozen part leads to; LoRA trains qkv's a.
-    if (!finetune && !d->rows) f.back -= d->hidden ? block + 2 * attention + adapter * 2 / 3 : 2 * n * C * (3 * C + (double)d->rank);
+    if (!finetune && !d->rows)
+        f.back -= d->hidden ? block + 2 * attention + adapter * 2 / 3 : 2 * n * C * (3 * C + (double)d->rank);
     return f;
 }
 
@@ -350,22 +353,23 @@ static void bench_step(void)
             trainer_free(t);
             r[i].limit = fmax(r[i].limit, multiply_limit());
         }
-    printf("%-11s %10s %6s %6s %5s %5s %5s %5s %7s %6s %5s %6s %4s\n", "", "trained", "ms", "min", "fwd", "back", "dW", "GFLOP", "GFLOP/s", "limit",
-           "share", "tok/s", "MB");
+    printf("%-11s %10s %6s %6s %5s %5s %5s %5s %7s %6s %5s %6s %4s\n", "", "trained", "ms", "min", "fwd", "back", "dW", "GFLOP",
+           "GFLOP/s", "limit", "share", "tok/s", "MB");
     for (int i = 0; i < rows; i++) {
         const Flops f = r[i].flops;
         const double seconds = median(&r[i].times);
         r[i].gflop = (f.forward + f.back + f.weights) / 1e9;
         char name[32];
         snprintf(name, sizeof name, "%s%s", r[i].name, r[i].threads ? ", 1" : "");
-        printf("%-11s %10s %6.1f %6.1f %5.1f %5.1f %5.1f %5.1f %7.1f %6.1f %4.0f%% %6.0f %4.0f\n", name, thousands(r[i].trained), 1e3 * seconds,
-               1e3 * shortest(&r[i].times), f.forward / 1e9, f.back / 1e9, f.weights / 1e9, r[i].gflop, r[i].gflop / seconds,
+        printf("%-11s %10s %6.1f %6.1f %5.1f %5.1f %5.1f %5.1f %7.1f %6.1f %4.0f%% %6.0f %4.0f\n", name, thousands(r[i].trained),
+               1e3 * seconds, 1e3 * shortest(&r[i].times), f.forward / 1e9, f.back / 1e9, f.weights / 1e9, r[i].gflop, r[i].gflop / seconds,
                r[i].limit / 1e9, 100e9 * r[i].gflop / seconds / r[i].limit, BATCH * TIME / seconds, r[i].bytes / 1e6);
     }
     printf("GFLOP: fwd forward, back to activations, dW to trained weights; of attention the causal half.\n");
     printf("+300: 300 rows of wte train too. \", 1\": one thread.\n");
     for (int i = 3; i < 5; i++)
-        printf("%s takes %.3f of finetune's time, for %.3f of its FLOP\n", r[i].name, median(&r[i].times) / median(&r[0].times), r[i].gflop / r[0].gflop);
+        printf("%s takes %.3f of finetune's time, for %.3f of its FLOP\n", r[i].name, median(&r[i].times) / median(&r[0].times),
+               r[i].gflop / r[0].gflop);
     if (all_threads > 1)
         printf("finetune: %d threads are %.2f times as fast as 1\n", all_threads, median(&r[5].times) / median(&r[0].times));
     use_threads(all_threads);
@@ -432,12 +436,14 @@ int main(int argc, char **argv)
         print_steps(argv[2], argv[3]);
         return 0;
     }
-    static const struct { const char *name; void (*run)(void); } parts[] = {{"matmul", bench_matmul}, {"step", bench_step}, {"decode", bench_decode}};
+    static const struct { const char *name; void (*run)(void); } parts[] = {
+        {"matmul", bench_matmul}, {"step", bench_step}, {"decode", bench_decode},
+    };
     bool known = argc == 1;
     for (int i = 0; i < 3 && argc == 2; i++) known |= !strcmp(argv[1], parts[i].name);
     if (!known) die("expected matmul, step, decode, step METHOD N, or nothing for all");
-    printf("float32, %d thread%s, vectors of %d bytes, multiply-adds %s, compiler %s\n", all_threads, all_threads > 1 ? "s" : "", (int)VECTOR_BYTES,
-           multiply_adds_are_fused() ? "fused" : "in two steps", __VERSION__);
+    printf("float32, %d thread%s, vectors of %d bytes, multiply-adds %s, compiler %s\n", all_threads,
+           all_threads > 1 ? "s" : "", (int)VECTOR_BYTES, multiply_adds_are_fused() ? "fused" : "in two steps", __VERSION__);
     print_limits("at first");
     for (int i = 0; i < 3; i++)
         if (argc == 1 || !strcmp(argv[1], parts[i].name)) parts[i].run();
