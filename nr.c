@@ -234,30 +234,38 @@ static inline void pack(real *out, size_t size, size_t count, size_t K, const re
     }
 }
 
-// c (height, width; rows c_row apart) = packed panel of A times packed panel of B + add (as c) + bias (width). The compiler
-// unrolls i and j of the inner loop and keeps `sum` in registers. add and bias may be NULL, height and width less than a tile.
-static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, const real *a, const real *b,
-                            const real *bias, const real *add)
+// c (height, width; rows c_row apart) = packed panel of A times packed panel of B + add (as c) + bias (width), on the panel's first
+// `vectors` vectors. The compiler unrolls i and j, which are constants, and keeps `sum` in registers. add and bias may be NULL.
+static inline void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, const real *a, const real *b,
+                                 const real *bias, const real *add, const int vectors)
 {
     vec sum[MR][NR] = {{{0}}};
     for (size_t i = 0; i < height; i++) __builtin_prefetch((add ? add : c) + i * c_row);  // needed at the end
     for (size_t k = 0; k < K; k++, a += MR, b += PANEL)
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < NR; j++) sum[i][j] += a[i] * load(b + j * LANES);
-    if (height == MR && width == PANEL) {
+            for (int j = 0; j < vectors; j++) sum[i][j] += a[i] * load(b + j * LANES);
+    if (height == MR && width == (size_t)(vectors * LANES)) {
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < NR; j++) {
+            for (int j = 0; j < vectors; j++) {
                 if (add) sum[i][j] += load(add + (size_t)i * c_row + j * LANES);
                 if (bias) sum[i][j] += load(bias + j * LANES);
                 store(c + (size_t)i * c_row + j * LANES, sum[i][j]);
             }
         return;
     }
-    real tile[MR * PANEL];
+    real tile[MR * PANEL];  // at the edges of C
     memcpy(tile, sum, sizeof tile);
     for (size_t i = 0; i < height; i++)
         for (size_t j = 0; j < width; j++)
             c[i * c_row + j] = tile[i * PANEL + j] + (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
+}
+
+// The tile of any width up to a panel's: a narrow one, at the right edge, is multiplied by its first vector only.
+static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, const real *a, const real *b,
+                            const real *bias, const real *add)
+{
+    if (width <= LANES) multiply_tile(c, c_row, height, width, K, a, b, bias, add, 1);
+    else multiply_tile(c, c_row, height, width, K, a, b, bias, add, NR);
 }
 
 // c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the limit, and packing
@@ -2366,36 +2374,38 @@ static void write_csv(const char *path, const Result *r, size_t count)
 // The table, 80 columns: losses, and their change against the backbone, which is the first line.
 static void print_table(const Result *r, size_t count)
 {
-    printf("\n%-8s %8s | %-21.21s | %-21.21s | gate  zero%%\n", "", "", opt.old, opt.new);
-    printf("%-8s %8s |  nats  change  bits/B |  nats  change  bits/B | %2.2s  %2.2s %2.2s %2.2s\n", "method", "trained", opt.old,
-           opt.new, opt.old, opt.new);
+    printf("\n%-8s %9s | %-20.20s | %-20.20s | gate    shut%%\n", "", "", opt.old, opt.new);
+    printf("%-8s %9s |  nats  change bits/B |  nats  change bits/B |", "method", "trained");
+    printf(" %-3.3s %-3.3s %-2.2s %-2.2s\n", opt.old, opt.new, opt.old, opt.new);
     for (size_t i = 0; i < count; i++) {
         const Score *scores[2] = {&r[i].old, &r[i].new}, *base[2] = {&r[0].old, &r[0].new};
-        printf("%-8s %8s |", r[i].name, thousands(r[i].trained));
+        printf("%-8s %9s |", r[i].name, thousands(r[i].trained));
         for (int k = 0; k < 2; k++) {
             printf(" %5.3f ", scores[k]->loss);
-            if (i) printf("%+6.3f", scores[k]->loss - base[k]->loss);
-            else printf("%6s", "");
-            printf("   %5.3f |", scores[k]->bpb);
+            if (i) printf("%+7.3f", scores[k]->loss - base[k]->loss);
+            else printf("%7s", "");
+            printf(" %5.3f |", scores[k]->bpb);
         }
         if (!isnan(r[i].old.gate))
-            printf(" %.1f %.1f %2.0f %2.0f", r[i].old.gate, r[i].new.gate, 100 * r[i].old.closed, 100 * r[i].new.closed);
+            printf(" %3.1f %3.1f %2.0f %2.0f", r[i].old.gate, r[i].new.gate, 100 * r[i].old.closed, 100 * r[i].new.closed);
         printf("\n");
     }
 }
 
-// The first tokens of a file, and how a model continues them, on one line.
+// The first words of a file, and how a model continues them, on one line.
 static void print_sample(const Model *m, const char *name, const Tokens *file)
 {
-    enum { PROMPT = 6 };
-    int prompt[PROMPT + 1] = {m->tokenizer->size - 1};
+    enum { FEWEST = 4, MOST = 16 };  // tokens of the file, to the end of a word
+    int prompt[MOST + 1] = {m->tokenizer->size - 1};
     size_t count = 1, length;
     printf("  %-8s ", name);
-    for (; count <= PROMPT && count < file->count; count++) {
-        const char *bytes = tokenizer_bytes(m->tokenizer, prompt[count] = file->ids[count - 1], &length);
+    for (; count <= MOST && count < file->count; count++) {
+        const char *bytes = tokenizer_bytes(m->tokenizer, file->ids[count - 1], &length);
+        if (count > FEWEST && bytes[0] == ' ') break;
         fwrite(bytes, 1, length, stdout);
+        prompt[count] = file->ids[count - 1];
     }
-    printf("|");
+    printf(" |");
     sample(m, prompt, count, 40, 0.5, 1, (uint64_t)opt.seed, true);
     printf("\n");
 }
@@ -2557,8 +2567,6 @@ static void option_set(const Option *o, const char *value)
 int main(int argc, char **argv)
 {
     program = "nr";
-    const uint16_t one = 1;
-    if (*(const char *)&one != 1) die("little-endian machines only");
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
