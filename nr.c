@@ -793,12 +793,14 @@ typedef struct {
     real *wte;                     // (V, C): the embedding in use: the backbone's or, with rows replaced, a copy
 } Model;
 
+#define HASH_FACTOR 0x9E3779B97F4A7C15u
+
 // Continues a hash over `count` values: a polynomial over their bits as float32, modulo 2^64. Any one change alters it.
 static uint64_t hash_values(uint64_t hash, const real *values, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         union { float value; uint32_t bits; } as = {(float)values[i]};
-        hash = hash * 0x9E3779B97F4A7C15u + as.bits + 1;
+        hash = hash * HASH_FACTOR + as.bits + 1;
     }
     return hash;
 }
@@ -1360,12 +1362,16 @@ static void entries_add_ids(StoredList *e, int *ids, size_t count)
     if (count) e->at[e->count++] = (Stored){"wte.ids", "I32", 1, {count, 1}, ids};
 }
 
-// Over the values of all F32 entries, as 16 digits, for the metadata: a file whose bytes have changed is noticed.
+// Over the values of all entries, as 16 digits, for the metadata: a file whose bytes have changed is noticed.
 static void entries_hash(char digits[17], const StoredList *e)
 {
     uint64_t hash = 0;
-    for (size_t i = 0; i < e->count; i++)
-        if (e->at[i].dtype[0] == 'F') hash = hash_values(hash, e->at[i].data, e->at[i].shape[0] * e->at[i].shape[1]);
+    for (size_t i = 0; i < e->count; i++) {
+        const size_t count = e->at[i].shape[0] * e->at[i].shape[1];
+        if (e->at[i].dtype[0] == 'F') hash = hash_values(hash, e->at[i].data, count);
+        else
+            for (size_t k = 0; k < count; k++) hash = hash * HASH_FACTOR + ((uint32_t *)e->at[i].data)[k] + 1;
+    }
     snprintf(digits, 17, "%016" PRIx64, hash);
 }
 
@@ -1870,7 +1876,8 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
             state_save(r->state, &entries, settings, step, before + now() - start, loader->random);
     }
     if (interrupted && step < r->steps) {
-        fprintf(stderr, "\n%s: interrupted at step %ld of %s: --resume goes on from %s\n", program, step, label, r->state);
+        fprintf(stderr, "\n%s: interrupted at step %ld of %s%s%s\n", program, step, label,
+                step ? ": --resume goes on from " : "", step ? r->state : "");
         exit(130);
     }
     activations_free(&a);

@@ -77,7 +77,7 @@ awk -v n="${1:-$total}" -v seed="${2:-$(date +%s)}" 'BEGIN { srand(seed) } { lin
           for (i = 1; i <= NR && i <= n; i++) print line[i] }' "$work/list" >"$work/some"
 
 noticed=0 missed=0
-cp tokenizer.c test_nr.c "$work/" && mkdir "$work/dev" && cp dev/reference.safetensors "$work/dev/" || exit 1
+cp tokenizer.c test_nr.c "$work/" && mkdir "$work/dev" && cp -r dev/reference.safetensors dev/tiny_gpt2 "$work/dev/" || exit 1
 while IFS= read -r line; do
     awk -v line="$line" 'BEGIN { at = index(line, " => "); old = substr(line, 1, at - 1); new = substr(line, at + 4) }
         !done && (i = index($0, old)) { $0 = substr($0, 1, i - 1) new substr($0, i + length(old)); done = 1 }
