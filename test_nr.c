@@ -1209,7 +1209,6 @@ static const struct { const char *command, *words; } refused[] = {
     {EVAL_OF("model") "-x $D/strange.safetensors", "strange.safetensors: its metadata has no \"backbone\""},
     {EVAL_OF("model") "-x $D/cut.safetensors", "cut.safetensors: "},
     {EVAL_OF("model") "-x $D/flipped.safetensors", "flipped.safetensors: damaged"},
-    // A bug of nr.c: the hash leaves wte.ids out, so that rows move to other tokens unnoticed.
     {EVAL_OF("model") "-x $D/ids.safetensors", "ids.safetensors: "},
     {EVAL_OF("model") "-x $D/line.txt", "line.txt: says its header has"},
     {EVAL_OF("model") "-x $D/short.safetensors", "short.safetensors: says its header has 1048576 bytes"},

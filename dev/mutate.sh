@@ -14,8 +14,10 @@ trap 'exit 1' INT TERM
 cat >"$work/list" <<'END'
 if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add); => if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, NULL);
 dbias[j] += dout[t * O + j]; => dbias[j] += dout[j];
-c[at + x] = tile[y * PANEL + x] + (from ? => c[at + x] = tile[y * PANEL + x] - (from ?
-*from = k0 ? c + at : => *from = k0 > KC ? c + at :
+c[i * c_row + j] = tile[i * PANEL + j] + (add ? => c[i * c_row + j] = tile[i * PANEL + j] - (add ?
+k0 ? c + at : add ? add + at : NULL); => k0 > KC ? c + at : add ? add + at : NULL);
+if (bias) sum[i][j] += load(bias + j * LANES); => if (bias) sum[i][j] += load(bias);
+c[j] += x0 * w[j] + x1 * w[b.row + j] => c[j] += x0 * w[j] - x1 * w[b.row + j]
 o[i] = o[i] * r * w[i] + b[i]; => o[i] = o[i] * r * w[i] - b[i];
 (real)1e-5) => (real)1e-2)
 r * (g[i] - mean_g - z[i] * mean_gz); => r * (g[i] + mean_g - z[i] * mean_gz);
