@@ -4,7 +4,7 @@ nr beside transformers: the same folders, the same numbers. Needs torch and tran
 `make`. Data: data/toy. Prints a line a check; exit 1 if one does not hold to 1e-4.
 
     dev/check_hf.py            tiny models
-    dev/check_hf.py gpt2 DIR   also ten steps of `nr extend` on a random GPT-2 small, with the vocabulary in DIR
+    dev/check_hf.py gpt2 DIR   also ten steps of `nr extend` on random models of GPT-2's shapes, with the vocabulary in DIR
 """
 import csv, os, shutil, subprocess, sys, tempfile, time
 import numpy as np
@@ -86,15 +86,23 @@ for words in ["neutral"], ["adapter"], ["neutral", "--gate", "sigmoid", "--local
     Neutral(model, f"{folder}/x.safetensors")
     say(f"extension {' '.join(words)}: loss", nr_loss(ours, "fr", 64, "-x", f"{folder}/x.safetensors"), hf_loss(model, "fr", 64))
 
-if sys.argv[1:2] == ["gpt2"]:
-    small = with_vocabulary(GPT2Config(), sys.argv[2], "small")
-    subprocess.run(["./prepare_data.sh", "files", "en=data/toy/en_val.txt", "fr=data/toy/fr_val.txt", "--lines", "--tokenizer", small,
-                    "-o", f"{folder}/data"], check=True, capture_output=True)
+# The shapes of distilgpt2, GPT-2 and GPT-2 medium, with random weights and GPT-2's vocabulary.
+for name, layers, channels, heads in (("distilgpt2", 6, 768, 12), ("gpt2", 12, 768, 12), ("gpt2-medium", 24, 1024, 16)):
+    if sys.argv[1:2] != ["gpt2"]:
+        break
+    big = with_vocabulary(GPT2Config(n_layer=layers, n_embd=channels, n_head=heads), sys.argv[2], name)
+    data = f"{folder}/data"
+    if not os.path.exists(data):
+        subprocess.run(["./prepare_data.sh", "files", "en=data/toy/en_val.txt", "fr=data/toy/fr_val.txt", "--lines", "--tokenizer", big,
+                        "-o", data], check=True, capture_output=True)
     start = time.time()
-    process = subprocess.Popen(["./nr", "extend", "-i", small, "--data", f"{folder}/data", "--steps", "10", "--batch", "4", "--context",
-                                "256", "-o", f"{folder}/small.safetensors"])
+    process = subprocess.Popen(["./nr", "extend", "-i", big, "--data", data, "--steps", "10", "--batch", "4", "--context", "256",
+                                "-o", f"{folder}/big.safetensors"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
-    failed += status != 0 or usage.ru_maxrss > 4 << 20
-    print(f"GPT-2 small, B=4, T=256: ten steps in {time.time() - start:.1f} s with loading; at most {usage.ru_maxrss / 1024:.0f} MB")
+    good = status == 0 and (name != "gpt2" or usage.ru_maxrss < 4 << 20)
+    failed += not good
+    print(f"{'ok  ' if good else 'FAIL'} {name}'s shape, B=4, T=256: ten steps in {time.time() - start:.1f} s with loading, "
+          f"at most {usage.ru_maxrss / 1024:.0f} MB")
+    shutil.rmtree(big)
 shutil.rmtree(folder)
 sys.exit(failed > 0)

@@ -34,7 +34,8 @@ def read_safetensors(file):
             for name, t in header.items()}, metadata
 
 def write_safetensors(file, tensors, metadata):
-    """Floating point tensors go out as F32, integers as I32."""
+    """Floating point tensors go out as F32, integers as I32. The hash that nr writes would be of other values."""
+    metadata = {key: value for key, value in metadata.items() if key != "hash"}
     header, blobs, end = {"__metadata__": {"format": "pt", **metadata}}, [], 0
     for name, t in tensors.items():
         t = np.asarray(t)
