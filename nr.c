@@ -2388,7 +2388,7 @@ static void print_table(const Result *r, size_t count)
         const Score *scores[2] = {&r[i].old, &r[i].new}, *base[2] = {&r[0].old, &r[0].new};
         printf("%-8s %9s |", r[i].name, thousands(r[i].trained));
         for (int k = 0; k < 2; k++) {
-            printf(" %5.3f ", scores[k]->loss);
+            printf(" %6.3f ", scores[k]->loss);
             if (i) printf("%+7.3f", scores[k]->loss - base[k]->loss);
             else printf("%7s", "");
             printf(" %5.3f |", scores[k]->bpb);
