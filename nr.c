@@ -211,9 +211,9 @@ static real *scratch(int slot, size_t size)
     return slots[slot].at;
 }
 
-// Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along` apart, into panels of `size`, k by
-// k; the last panel is filled up with 0. Whichever way x lies in memory, it is read as it lies. (size is a constant to the
-// compiler, once this is inlined.)
+// Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along` apart, into panels of
+// `size`, k by k; the last panel is filled up with 0. Whichever way x lies in memory, it is read as it lies. (size is a
+// constant to the compiler, once this is inlined.)
 static inline void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across, size_t along)
 {
     const size_t whole = count / size * size, rest = count - whole;
@@ -234,10 +234,11 @@ static inline void pack(real *out, size_t size, size_t count, size_t K, const re
     }
 }
 
-// c (height, width; rows c_row apart) = packed panel of A times packed panel of B + add (as c) + bias (width), on the panel's first
-// `vectors` vectors. The compiler unrolls i and j, which are constants, and keeps `sum` in registers. add and bias may be NULL.
-static inline void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, const real *a, const real *b,
-                                 const real *bias, const real *add, const int vectors)
+// c (height, width; rows c_row apart) = packed panel of A times packed panel of B + add (as c) + bias (width), on the
+// first `vectors` vectors of B's panel. The compiler unrolls i and j, whose bounds are constants, and keeps `sum` in
+// registers. add and bias may be NULL.
+static inline void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, const real *a,
+                                 const real *b, const real *bias, const real *add, const int vectors)
 {
     vec sum[MR][NR] = {{{0}}};
     for (size_t i = 0; i < height; i++) __builtin_prefetch((add ? add : c) + i * c_row);  // needed at the end
@@ -304,11 +305,13 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
     #pragma omp parallel if (M * N * K > 1 << 18)
     {
         // As many blocks of rows for each thread, none larger than MC.
-        const size_t team = team_size(), blocks = round_up((M + MC - 1) / MC, team), block = round_up((M + blocks - 1) / blocks, MR);
+        const size_t team = team_size(), blocks = round_up((M + MC - 1) / MC, team);
+        const size_t block = round_up((M + blocks - 1) / blocks, MR);
         real *packed_a = scratch(1, MC * KC);
         for (size_t j0 = 0; j0 < N; j0 += NC)
             for (size_t k0 = 0; k0 < K; k0 += KC) {
-                const size_t cols = least(NC, N - j0), depth = least(KC, K - k0), share = round_up((cols + team - 1) / team, PANEL);
+                const size_t cols = least(NC, N - j0), depth = least(KC, K - k0);
+                const size_t share = round_up((cols + team - 1) / team, PANEL);  // of B, to pack
                 #pragma omp for
                 for (size_t j = 0; j < cols; j += share)
                     pack(packed_b + j * depth, PANEL, least(share, cols - j), depth,
@@ -1842,7 +1845,8 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
     fflush(stdout);
 
     char settings[256];
-    snprintf(settings, sizeof settings, "%s, %ld steps of %zu x %zu, lr %g, p %g, %s, %s, alpha %g, seed %" PRIu64 ", from %016" PRIx64,
+    snprintf(settings, sizeof settings,
+             "%s, %ld steps of %zu x %zu, lr %g, p %g, %s, %s, alpha %g, seed %" PRIu64 ", from %016" PRIx64,
              label, r->steps, B, T, r->lr, loader->p, x ? gate_names[x->gate] : "-", x ? local_names[x->local] : "-",
              x ? x->alpha : 0, loader->seed, m->fingerprint);
     StoredList entries = {0};
@@ -1975,7 +1979,8 @@ static void print_utf8(char *held, size_t *n_held, const char *bytes, size_t len
         if (*n_held && (byte & 0xC0) != 0x80) fwrite(held, 1, *n_held, stdout), *n_held = 0;  // cut short: no character
         held[(*n_held)++] = bytes[i];
         const unsigned char first = (unsigned char)held[0];
-        if (*n_held >= (first >= 0xF0 ? 4u : first >= 0xE0 ? 3u : first >= 0xC0 ? 2u : 1u)) fwrite(held, 1, *n_held, stdout), *n_held = 0;
+        const size_t whole = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1;
+        if (*n_held >= whole) fwrite(held, 1, *n_held, stdout), *n_held = 0;
     }
     fflush(stdout);
 }
@@ -1983,7 +1988,8 @@ static void print_utf8(char *held, size_t *n_held, const char *bytes, size_t len
 // Continues `count` tokens by up to n more, printing each character when it is complete; stops at an end of text if
 // `stop`. The keys and values that forward keeps are the cache; positions are absolute, so past the context the last
 // half is kept and run again. Returns how many tokens were drawn.
-static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, double top_p, uint64_t seed, bool stop)
+static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, double top_p,
+                     uint64_t seed, bool stop)
 {
     const size_t T = m->dims.context, half = (T + 1) / 2;
     Activations a = activations_allocate(m, 1, T, 1, NULL, true);
@@ -2037,7 +2043,8 @@ enum { METHODS = sizeof methods / sizeof *methods };
 static struct {
     const char *data, *old, *new, *domain, *domains, *split, *in, *out, *csv, *prompt, *method, *methods, *gate, *local, *init;
     const char *extension[MAX_EXTENSIONS + 1];
-    long layers, heads, channels, context, pretrain_steps, pretrain_batch, steps, batch, hidden, rank, new_rows, seed, count, threads, save_every, resume;
+    long layers, heads, channels, context, pretrain_steps, pretrain_batch, steps, batch, hidden, rank, new_rows;
+    long seed, count, threads, save_every, resume;
     double pretrain_lr, lr, alpha, p, temperature, top_p;
 } opt = {
     .data = "data/toy", .old = "en", .new = "fr", .domain = "en", .domains = "en,fr", .split = "val", .method = "neutral",
@@ -2162,8 +2169,8 @@ static void print_settings(const char *command, const Model *m)
 #else
            " (built without OpenMP)");
 #endif
-    printf("model: %zu layers, %zu heads, %zu channels, context %zu, vocabulary %zu: %s parameters\n", d->layers, d->heads, d->channels,
-           d->context, d->vocab, thousands(m->w.size));
+    printf("model: %zu layers, %zu heads, %zu channels, context %zu, vocabulary %zu: %s parameters\n", d->layers,
+           d->heads, d->channels, d->context, d->vocab, thousands(m->w.size));
 }
 
 // A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `seen` lacks are recorded
@@ -2216,7 +2223,8 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate)
     x->gate = ablate && opt.gate ? (Gate)name_index(gate_names, opt.gate) : method->gate;
     x->local = ablate && opt.local ? (Local)name_index(local_names, opt.local) : method->local;
     x->init = ablate && opt.init ? (Init)name_index(init_names, opt.init) : method->init;
-    x->alpha = x->local == LOCAL_NONE ? 0 : ablate && !isnan(opt.alpha) ? opt.alpha : method->local == LOCAL_NONE ? 1 : method->alpha;
+    x->alpha = x->local == LOCAL_NONE ? 0 : ablate && !isnan(opt.alpha) ? opt.alpha
+             : method->local == LOCAL_NONE ? 1 : method->alpha;
     x->seed = (uint64_t)opt.seed;
     x->dims = m->dims;
     x->dims.hidden = method->sets & SET_ADAPTER ? hidden : 0;
@@ -2228,7 +2236,8 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate)
             for (size_t k = 0; k < m->extension[e]->dims.rows; k++) taken |= m->extension[e]->ids[k] == m->unseen[i];
         if (!taken) x->ids[x->dims.rows++] = m->unseen[i];
     }
-    x->sets = (method->sets & ~SET_GATE) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0) | (x->dims.rows ? SET_ROWS : 0);
+    x->sets = (method->sets & ~SET_GATE) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0)
+            | (x->dims.rows ? SET_ROWS : 0);
     if (x->local == LOCAL_CE && x->gate != GATE_SIGMOID) die("--local ce: needs --gate sigmoid");
     extension_init(x, m);
     extension_attach(m, x);
@@ -2364,9 +2373,11 @@ typedef struct { char name[16]; size_t trained; Score old, new; double lr, alpha
 static void write_csv(const char *path, const Result *r, size_t count)
 {
     FILE *file = output_open(path);
-    fprintf(file, "method,lr,seed,trainable_params,old_loss,new_loss,old_bpb,new_bpb,gate_old,gate_new,closed_old,closed_new,alpha,p,new_rows,seconds\n");
+    fprintf(file, "method,lr,seed,trainable_params,old_loss,new_loss,old_bpb,new_bpb,"
+                  "gate_old,gate_new,closed_old,closed_new,alpha,p,new_rows,seconds\n");
     for (size_t i = 0; i < count; i++, r++) {
-        fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->name, r->lr, opt.seed, r->trained, r->old.loss, r->new.loss, r->old.bpb, r->new.bpb);
+        fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->name, r->lr, opt.seed, r->trained, r->old.loss,
+                r->new.loss, r->old.bpb, r->new.bpb);
         csv_number(file, "%.6f", r->old.gate);
         csv_number(file, "%.6f", r->new.gate);
         csv_number(file, "%.6f", r->old.closed);
@@ -2512,8 +2523,10 @@ static const struct { const char *name; int command; void (*run)(void); const ch
     {"run", RUN, command_run, "pretrain on the old domain, extend to the new one by each method, compare (the default)",
      "nr run --data data/multi30k --old en --new fr"},
     {"pretrain", PRETRAIN, command_pretrain, "train a backbone", "nr pretrain --data data/multi30k --domain en -o models/en"},
-    {"extend", EXTEND, command_extend, "teach a model a new domain by one method", "nr extend -i models/en --data data/multi30k --old en --new fr -o fr.safetensors"},
-    {"eval", EVAL, command_eval, "loss, perplexity and bits per byte over whole files", "nr eval -i models/en -x fr.safetensors --data data/multi30k --domains en,fr"},
+    {"extend", EXTEND, command_extend, "teach a model a new domain by one method",
+     "nr extend -i models/en --data data/multi30k --old en --new fr -o fr.safetensors"},
+    {"eval", EVAL, command_eval, "loss, perplexity and bits per byte over whole files",
+     "nr eval -i models/en -x fr.safetensors --data data/multi30k --domains en,fr"},
     {"sample", SAMPLE, command_sample, "continue a text", "nr sample -i models/en -x fr.safetensors -p \"Un homme\" -n 40"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -2545,8 +2558,9 @@ static void print_help(int command)
     if (!(command & (RUN | EXTEND))) return;
     printf("\nMethods, and the defaults they set:\n");
     for (int i = 0; i < METHODS; i++)
-        printf("  %-9s --lr %g --p %g --gate %s --local %s --init %s --alpha %g  %s\n", methods[i].name, methods[i].lr, methods[i].p,
-               gate_names[methods[i].gate], local_names[methods[i].local], init_names[methods[i].init], methods[i].alpha, methods[i].about);
+        printf("  %-9s --lr %g --p %g --gate %s --local %s --init %s --alpha %g  %s\n", methods[i].name, methods[i].lr,
+               methods[i].p, gate_names[methods[i].gate], local_names[methods[i].local], init_names[methods[i].init],
+               methods[i].alpha, methods[i].about);
 }
 
 // Checks a value and stores it where the option's entry says.
@@ -2565,7 +2579,8 @@ static void option_set(const Option *o, const char *value)
     errno = 0;
     const double x = o->type == 'i' ? (double)strtoll(value, &end, 10) : strtod(value, &end);
     if (!*value || *end || errno || !(x >= o->least) || !(x <= o->most))
-        die("--%s %s: expected a %s from %.15g to %.15g", o->name, value, o->type == 'i' ? "whole number" : "number", o->least, o->most);
+        die("--%s %s: expected a %s from %.15g to %.15g", o->name, value, o->type == 'i' ? "whole number" : "number",
+            o->least, o->most);
     if (o->type == 'i') *(long *)o->value = (long)x;
     else *(double *)o->value = x;
 }
