@@ -609,7 +609,7 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueWeights w,
 // old-domain tokens (weight = alpha / (L N_old C)). With dr the sum of both: dg = dr . A, dA = g dr, dz = dg g'(z), dw
 // = sum of dz u, db = sum of dz, du = dz w + the adapter's. Where ReLU has closed the gate, all of these are 0: an
 // old-domain token whose gate is shut is left alone. The cross-entropy adds weight * (g - target) to dz of every token
-// (weight = alpha / (L N)). Adds to du. da (n, C) and dhidden, dwg_u (n, H) and dscore (n) are room to work in.
+// (weight = alpha / (L N)). Adds to du, which may be NULL. da (n, C), dhidden, dwg_u (n, H), dscore (n): room to work in.
 static void residue_backward(real *du, ResidueGradients d, const real *dout, Residue r, const real *u, ResidueWeights w,
                              Gate gate, Local local, real weight, const int *old, real *da, real *dhidden, real *dwg_u,
                              real *dscore, size_t n, size_t C, size_t H)
@@ -636,7 +636,7 @@ static void residue_backward(real *du, ResidueGradients d, const real *dout, Res
         const size_t i1 = least(i0 + STRIP, C);
         if (d.gate_w) memset(d.gate_w + i0, 0, (i1 - i0) * sizeof(real));
         for (size_t t = 0; t < n; t++) {
-            for (size_t i = i0; i < i1; i++) du[t * C + i] += dscore[t] * w.gate_w[i];
+            for (size_t i = i0; i < i1 && du; i++) du[t * C + i] += dscore[t] * w.gate_w[i];
             for (size_t i = i0; i < i1 && d.gate_w; i++) d.gate_w[i] += dscore[t] * u[t * C + i];
         }
     }
@@ -1164,7 +1164,7 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
     for (size_t l = L; l-- > 0;) {
         // What of the block lies above the first tensor that trains; dx is the gradient at its output and becomes that
         // at its input.
-        const bool below = l > 0 || embedding;
+        const bool below = l > 0 || embedding, inside = below || attention;
         memset(du, 0, n * C * sizeof(real));
         for (size_t e = 0; e < m->n_extensions; e++) {
             const Extension *x = m->extension[e];
@@ -1172,11 +1172,11 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
             const Tensors *own = e == last ? grad : &nothing;
             const Local penalty = e == last ? x->local : LOCAL_NONE;
             const double weight = x->alpha * local / (penalty == LOCAL_L1 ? (double)C : 1);
-            residue_backward(du, residue_gradients(own, l), dx, residue_at(a, e, l), rows_of(a, a->u, l),
+            residue_backward(inside ? du : NULL, residue_gradients(own, l), dx, residue_at(a, e, l), rows_of(a, a->u, l),
                              residue_weights(&x->w, l), x->gate, penalty, (real)weight, a->old, a->dadapter.at,
                              a->dhidden.at, a->dwg_u.at, a->dscore.at, n, C, x->dims.hidden);
         }
-        if (!below && !attention) break;
+        if (!inside) break;
         block_linear_backward(m, a, grad, FCPROJ, l, a->dfc.at, false, dx, rows_of(a, a->gelu, l));
         gelu_backward(a->dfc.at, a->dfc.at, rows_of(a, a->fc, l), n * 4 * C);
         block_linear_backward(m, a, grad, FC, l, du, true, a->dfc.at, rows_of(a, a->u, l));
@@ -1259,7 +1259,7 @@ typedef struct { char domain[32]; uint16_t *ids; size_t count; } Tokens;
 static Tokens tokens_load(const char *folder, const char *domain, const char *split, const Tokenizer *tokenizer,
                           size_t context)
 {
-    enum { HEADER = 256 * 4, MAGIC = 20240520 };
+    enum { HEADER = TOKENS_HEADER * 4 };
     Tokens t = {{0}, NULL, 0};
     if (strlen(domain) >= sizeof t.domain) die("domain %s: expected a name of less than %zu bytes", domain, sizeof t.domain);
     strcpy(t.domain, domain);
@@ -1271,8 +1271,9 @@ static Tokens tokens_load(const char *folder, const char *domain, const char *sp
     int32_t header[4];
     if (size < HEADER) die("%s: %zu bytes, expected a token file with a header of %d", path, size, HEADER);
     memcpy(header, bytes, sizeof header);
-    if (header[0] != MAGIC || header[1] != 1)
-        die("%s: magic and version %d %d, expected a token file's %d 1", path, header[0], header[1], MAGIC);
+    if (header[0] != TOKENS_MAGIC || header[1] != TOKENS_VERSION)
+        die("%s: magic and version %d %d, expected a token file's %d %d", path, header[0], header[1], TOKENS_MAGIC,
+            TOKENS_VERSION);
     if (header[2] < 0 || (size - HEADER) / 2 != (size_t)header[2] || size % 2)
         die("%s: header says %d tokens, but %zu bytes follow it", path, header[2], size - HEADER);
     if (header[3] && (uint32_t)header[3] != tokenizer_hash(tokenizer))
@@ -2086,7 +2087,7 @@ static const Option options[] = {
     {"batch", 0, 'i', &opt.pretrain_batch, 1, 65536, NULL, PRETRAIN, "sequences a step"},
     {"lr", 0, 'r', &opt.pretrain_lr, 0, 10, NULL, PRETRAIN, "peak learning rate"},
     {"steps", 0, 'i', &opt.steps, 1, 1e9, NULL, RUN | EXTEND, "training steps of an extension"},
-    {"batch", 0, 'i', &opt.batch, 1, 65536, NULL, RUN | EXTEND | EVAL, "sequences a step"},
+    {"batch", 0, 'i', &opt.batch, 1, 65536, NULL, RUN | EXTEND, "sequences a step"},
     {"lr", 0, 'r', &opt.lr, 0, 10, NULL, RUN | EXTEND, "peak learning rate of an extension"},
     {"p", 0, 'r', &opt.p, 0, 1, NULL, RUN | EXTEND, "fraction of training sequences from the old domains"},
     {"alpha", 0, 'r', &opt.alpha, 0, 1e6, NULL, RUN | EXTEND, "weight of the local loss (run: of neutral's)"},

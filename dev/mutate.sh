@@ -65,7 +65,7 @@ return count ? 1 / ((double)m->dims.layers * (double)count) : 0; => return count
 (penalty == LOCAL_L1 ? (double)C : 1) => (penalty == LOCAL_L1 ? 1 : 1)
 block_linear_backward(m, a, grad, FC, l, du, true, => block_linear_backward(m, a, grad, FC, l, du, false,
 block_linear_backward(m, a, grad, PROJ, l, du, false, dx, => block_linear_backward(m, a, grad, PROJ, l, du, true, dx,
-const bool below = l > 0 || embedding; => const bool below = l > 0;
+const bool below = l > 0 || embedding, inside => const bool below = l > 0, inside
 logits[t * V + (size_t)x->ids[i]] => logits[t * V + i]
 mt[i] = b1 * mt[i] + (1 - b1) * gi; => mt[i] = b1 * mt[i] + gi;
 vt[i] = b2 * vt[i] + (1 - b2) * gi * gi; => vt[i] = b2 * vt[i] + (1 - b2) * gi;
