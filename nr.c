@@ -183,13 +183,13 @@ static double random_normal(Random *r)
 // must be used many times.
 //   registers  A tile of C, MR rows by NR vectors, stays in registers while k runs. A step of k loads MR numbers of A and
 //              NR vectors of B, and uses each NR or MR times.
-//   caches     Loads are fast if they are consecutive, so A and B are packed first: A in panels of MR rows, B in panels of
-//              NR vectors, k by k. A panel of B, KC deep, stays in the first cache while the MC rows of a block of A, in
-//              the second, pass over it.
+//   caches     Loads are fast if they are consecutive, so B is packed first, in panels of NR vectors, k by k. A panel, KC
+//              deep, stays in the second cache while the MC rows of a block of A pass over it. A is packed in panels of MR
+//              rows only if its rows do not lie along k: if they do, a tile's MR rows are MR streams as they are.
 //   threads    They share the packed B and divide the rows of C. An element is summed in the same order whoever computes
 //              it: the same bits for any number of threads.
 
-enum { KC = 768, MC = 144, NC = 3072, PANEL = NR * LANES };  // MC is a multiple of every MR
+enum { KC = 768, MC = 48, NC = 3072, PANEL = NR * LANES };  // MC is a multiple of every MR
 
 typedef struct { const real *at; size_t row, col; } Matrix;  // element (i, j) is at[i * row + j * col]
 
@@ -198,14 +198,13 @@ static Matrix transposed(const real *x, size_t width) { return (Matrix){x, 1, wi
 
 static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
-// `size` reals of scratch memory, aligned, kept from call to call; each thread has its own in every slot.
+// `size` reals of scratch memory, kept from call to call; each thread has its own in every slot.
 static real *scratch(int slot, size_t size)
 {
     static _Thread_local struct { real *at; size_t size; } slots[3];
     if (slots[slot].size < size) {
         free(slots[slot].at);
-        slots[slot].at = aligned_alloc(64, round_up(size * sizeof(real), 64));
-        if (!slots[slot].at) die("out of memory: %zu bytes of scratch", size * sizeof(real));
+        slots[slot].at = allocate(size, sizeof(real));
         slots[slot].size = size;
     }
     return slots[slot].at;
@@ -234,17 +233,18 @@ static inline void pack(real *out, size_t size, size_t count, size_t K, const re
     }
 }
 
-// c (height, width; rows c_row apart) = packed panel of A times packed panel of B + add (as c) + bias (width), on the
-// first `vectors` vectors of B's panel. The compiler unrolls i and j, whose bounds are constants, and keeps `sum` in
-// registers. add and bias may be NULL.
-static inline void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, const real *a,
-                                 const real *b, const real *bias, const real *add, const int vectors)
+// c (height, width; rows c_row apart) = MR rows of a (packed, or as they lie) times a packed panel of B, + add (as c) +
+// bias (width), on the first `vectors` vectors of B's panel. The compiler unrolls i and j, whose bounds are constants, and
+// keeps `sum` in registers. add and bias may be NULL.
+static inline __attribute__((always_inline))
+void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b, const real *bias,
+                   const real *add, const int vectors)
 {
     vec sum[MR][NR] = {{{0}}};
     for (size_t i = 0; i < height; i++) __builtin_prefetch((add ? add : c) + i * c_row);  // needed at the end
-    for (size_t k = 0; k < K; k++, a += MR, b += PANEL)
+    for (size_t k = 0; k < K; k++, a.at += a.col, b += PANEL)
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < vectors; j++) sum[i][j] += a[i] * load(b + j * LANES);
+            for (int j = 0; j < vectors; j++) sum[i][j] += a.at[(size_t)i * a.row] * load(b + j * LANES);
     if (height == MR && width == (size_t)(vectors * LANES)) {
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < vectors; j++) {
@@ -261,12 +261,16 @@ static inline void multiply_tile(real *c, size_t c_row, size_t height, size_t wi
             c[i * c_row + j] = tile[i * PANEL + j] + (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
 }
 
-// The tile of any width up to a panel's: a narrow one, at the right edge, is multiplied by its first vector only.
-static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, const real *a, const real *b,
+// The tile in four versions, each with its constants: A packed or with its rows along k (col is 1), and B's panel whole or
+// a narrow one, at the right edge, of which the first vector will do.
+static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b,
                             const real *bias, const real *add)
 {
-    if (width <= LANES) multiply_tile(c, c_row, height, width, K, a, b, bias, add, 1);
-    else multiply_tile(c, c_row, height, width, K, a, b, bias, add, NR);
+    const Matrix packed = {a.at, 1, MR}, along = {a.at, a.row, 1};
+    if (a.row == 1 && width <= LANES) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, 1);
+    else if (a.row == 1) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, NR);
+    else if (width <= LANES) multiply_tile(c, c_row, height, width, K, along, b, bias, add, 1);
+    else multiply_tile(c, c_row, height, width, K, along, b, bias, add, NR);
 }
 
 // c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the limit, and packing
@@ -304,28 +308,29 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
     real *packed_b = scratch(0, KC * round_up(least(N, NC), PANEL));
     #pragma omp parallel if (M * N * K > 1 << 18)
     {
-        // As many blocks of rows for each thread, none larger than MC.
-        const size_t team = team_size(), blocks = round_up((M + MC - 1) / MC, team);
-        const size_t block = round_up((M + blocks - 1) / blocks, MR);
         real *packed_a = scratch(1, MC * KC);
         for (size_t j0 = 0; j0 < N; j0 += NC)
             for (size_t k0 = 0; k0 < K; k0 += KC) {
                 const size_t cols = least(NC, N - j0), depth = least(KC, K - k0);
-                const size_t share = round_up((cols + team - 1) / team, PANEL);  // of B, to pack
+                const size_t share = round_up((cols + team_size() - 1) / team_size(), PANEL);  // of B, to pack
                 #pragma omp for
                 for (size_t j = 0; j < cols; j += share)
                     pack(packed_b + j * depth, PANEL, least(share, cols - j), depth,
                          b.at + k0 * b.row + (j0 + j) * b.col, b.col, b.row);
                 #pragma omp for schedule(dynamic)
-                for (size_t i0 = 0; i0 < M; i0 += block) {
-                    const size_t rows = least(block, M - i0);
-                    pack(packed_a, MR, rows, depth, a.at + i0 * a.row + k0 * a.col, a.row, a.col);
+                for (size_t i0 = 0; i0 < M; i0 += MC) {
+                    const real *block = a.at + i0 * a.row + k0 * a.col;
+                    // The first `along` rows are read where they lie; of the rest, a last panel must be filled up with 0.
+                    const size_t rows = least(MC, M - i0), along = a.col == 1 ? rows / MR * MR : 0;
+                    if (along < rows) pack(packed_a, MR, rows - along, depth, block + along * a.row, a.row, a.col);
                     for (size_t j = 0; j < cols; j += PANEL)
                         for (size_t i = 0; i < rows; i += MR) {
+                            const Matrix panel = i < along ? (Matrix){block + i * a.row, a.row, 1}
+                                                           : (Matrix){packed_a + (i - along) * depth, 1, MR};
                             const size_t at = (i0 + i) * c_row + j0 + j;
-                            multiply_panels(c + at, c_row, least(MR, rows - i), least(PANEL, cols - j), depth,
-                                            packed_a + i * depth, packed_b + j * depth,
-                                            k0 || !bias ? NULL : bias + j0 + j, k0 ? c + at : add ? add + at : NULL);
+                            multiply_panels(c + at, c_row, least(MR, rows - i), least(PANEL, cols - j), depth, panel,
+                                            packed_b + j * depth, k0 || !bias ? NULL : bias + j0 + j,
+                                            k0 ? c + at : add ? add + at : NULL);
                         }
                 }
             }

@@ -58,12 +58,14 @@ static _Noreturn void die(const char *format, ...) {
     exit(1);
 }
 
-// Returns zeroed memory for `count` items of `size` bytes. Never NULL: dies when there is not enough.
+// Returns zeroed memory for `count` items of `size` bytes. It starts at a cache line: a vector that lies across two costs
+// two loads. Never NULL: dies when there is not enough.
 static void *allocate(size_t count, size_t size) {
-    if (size && count > SIZE_MAX / size) die("out of memory: %zu items of %zu bytes", count, size);
-    void *memory = calloc(count ? count : 1, size ? size : 1); // of no bytes, still a pointer
-    if (!memory) die("out of memory: %zu bytes", count * size);
-    return memory;
+    if (size && count > (SIZE_MAX - 64) / size) die("out of memory: %zu items of %zu bytes", count, size);
+    const size_t bytes = count * size / 64 * 64 + 64; // of no bytes, still a pointer
+    void *memory = aligned_alloc(64, bytes);
+    if (!memory) die("out of memory: %zu bytes", bytes);
+    return memset(memory, 0, bytes);
 }
 
 // Makes room for `needed` items of `size` bytes in a list that has room for *capacity. It at least doubles, so that n
