@@ -1390,36 +1390,33 @@ static void entries_hash(char digits[17], const StoredList *e)
 // Writes a safetensors file whose __metadata__ is the given pairs of key and value, ended by NULL.
 static void safetensors_write(const char *path, const StoredList *e, const char **metadata)
 {
-    char *header;
-    size_t size, offset = 0;
-    FILE *text = open_memstream(&header, &size);
-    if (!text) die("out of memory: header of %s", path);
     char hash[17];
     entries_hash(hash, e);
-    fprintf(text, "{\"__metadata__\":{\"format\":\"pt\",\"hash\":\"%s\"", hash);
+    FILE *file = output_open(path);
+    uint64_t length = 0;  // of the header: known when it is written
+    size_t offset = 0;
+    fwrite(&length, sizeof length, 1, file);
+    fprintf(file, "{\"__metadata__\":{\"format\":\"pt\",\"hash\":\"%s\"", hash);
     for (; *metadata; metadata += 2) {
-        fputc(',', text);
-        json_write_string(text, metadata[0], strlen(metadata[0]));
-        fputc(':', text);
-        json_write_string(text, metadata[1], strlen(metadata[1]));
+        fputc(',', file);
+        json_write_string(file, metadata[0], strlen(metadata[0]));
+        fputc(':', file);
+        json_write_string(file, metadata[1], strlen(metadata[1]));
     }
-    fputc('}', text);
+    fputc('}', file);
     for (size_t i = 0; i < e->count; i++) {
         const Stored *x = &e->at[i];
         const size_t bytes = x->shape[0] * x->shape[1] * 4;
-        fprintf(text, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%zu", x->name, x->dtype, x->shape[0]);
-        if (x->rank == 2) fprintf(text, ",%zu", x->shape[1]);
-        fprintf(text, "],\"data_offsets\":[%zu,%zu]}", offset, offset + bytes);
+        fprintf(file, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%zu", x->name, x->dtype, x->shape[0]);
+        if (x->rank == 2) fprintf(file, ",%zu", x->shape[1]);
+        fprintf(file, "],\"data_offsets\":[%zu,%zu]}", offset, offset + bytes);
         offset += bytes;
     }
-    fputc('}', text);
-    while (ftell(text) % 8) fputc(' ', text);  // so that the data is aligned
-    if (fclose(text)) die("out of memory: header of %s", path);
-
-    FILE *file = output_open(path);
-    const uint64_t length = size;
-    fwrite(&length, sizeof length, 1, file);
-    fwrite(header, 1, size, file);
+    fputc('}', file);
+    while (ftell(file) % 8 > 0) fputc(' ', file);  // so that the data is aligned
+    length = (uint64_t)ftell(file) - sizeof length;
+    if (fseek(file, 0, SEEK_SET) || !fwrite(&length, sizeof length, 1, file) || fseek(file, 0, SEEK_END))
+        die("%s: not written: %s", path, strerror(errno));
     for (size_t i = 0; i < e->count; i++) {
         const size_t count = e->at[i].shape[0] * e->at[i].shape[1];
         if (sizeof(real) == 4 || !strcmp(e->at[i].dtype, "I32")) {
@@ -1432,7 +1429,6 @@ static void safetensors_write(const char *path, const StoredList *e, const char 
         }
     }
     output_close(file);
-    free(header);
 }
 
 // The tensors' data are the `size` bytes from `start` on.
@@ -1454,7 +1450,7 @@ static bool whole_number(const Json *x, uint64_t most)
 // when read.
 static Safetensors safetensors_open(const char *path)
 {
-    Safetensors s = {strdup(path), fopen(path, "rb"), 0, 0, NULL};
+    Safetensors s = {join(path, "", ""), fopen(path, "rb"), 0, 0, NULL};
     if (!s.file) die("%s: %s", path, strerror(errno));
     uint64_t length = 0;
     if (fseeko(s.file, 0, SEEK_END)) die("%s: %s", path, strerror(errno));
@@ -2149,7 +2145,7 @@ enum { OPTIONS = sizeof options / sizeof *options };
 static void make_folders(const char *path, bool whole)
 {
     struct stat s;
-    char *part = strdup(path);
+    char *part = join(path, "", "");
     for (char *c = part + 1; ; c++) {
         if (*c != '/' && (*c || !whole)) { if (!*c) break; continue; }
         const char end = *c;

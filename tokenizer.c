@@ -1155,7 +1155,8 @@ static void command_encode(const Options *options) {
     }
     if (binary) {
         header[2] = (int32_t)total;
-        if (fseek(output, 0, SEEK_SET) == 0) fwrite(header, sizeof header, 1, output);
+        if (fseek(output, 0, SEEK_SET) || !fwrite(header, sizeof header, 1, output))
+            die("%s: not written: %s", options->value['o'], strerror(errno));
         output_close(output);
     }
     free(piece.bytes);

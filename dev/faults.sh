@@ -169,7 +169,8 @@ allocations() {
 calls() {
     strace -f -o /dev/null true 2>/dev/null || { echo 'calls: strace is not there, or may not trace: left out'; return; }
     for c in "$pretrain --save-every 1 -o target/model" "$extend --save-every 1 -o target/x" "$run --methods naive,neutral --save-every 2" \
-        "./nr eval -i base -x x --data data --csv target/csv"; do
+        "./nr eval -i base -x x --data data --csv target/csv" "./tokenizer train -v 260 --lines -o target/vocabulary two.txt" \
+        "./tokenizer encode -m data --lines -o target/ids two.txt"; do
         c=$(echo "$c" | sed 's/nr /nr_static /')
         for before in 'an empty folder' 'older files'; do
             begin "every call fails once: ${c%% -*}, $before"
