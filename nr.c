@@ -2101,7 +2101,7 @@ static const Option options[] = {
     {"init", 0, 's', &opt.init, 0, 0, "low|he", RUN | EXTEND, "variance of Wi and Wg: 1/(C L) or 2/C (run: neutral's)"},
     {"hidden", 0, 'i', &opt.hidden, 0, 65536, NULL, RUN | EXTEND, "width of an adapter (H); 0: a fifth of the model's parameters"},
     {"rank", 0, 'i', &opt.rank, 0, 65536, NULL, RUN | EXTEND, "rank of LoRA (R); 0: as many parameters as adapters have"},
-    {"new-rows", 0, 'i', &opt.new_rows, 0, 1, NULL, RUN | EXTEND, "1: also train wte's rows of tokens the backbone never saw"},
+    {"new-rows", 0, 'i', &opt.new_rows, 0, 1, NULL, RUN | EXTEND, "1: also train wte's rows of tokens the backbone never saw and the new text has"},
     {"seed", 0, 'i', &opt.seed, 0, 1e15, NULL, RUN | PRETRAIN | EXTEND | SAMPLE, "of everything random"},
     {"save-every", 0, 'i', &opt.save_every, 0, 1e9, NULL, RUN | PRETRAIN | EXTEND, "save the state every so many steps; 0: only when interrupted"},
     {"resume", 0, 'f', &opt.resume, 0, 0, NULL, RUN | PRETRAIN | EXTEND, "go on from the saved state of the same command"},
@@ -2179,9 +2179,17 @@ static void print_settings(const char *command, const Model *m)
            d->heads, d->channels, d->context, d->vocab, thousands(m->w.size));
 }
 
-// A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `seen` lacks are recorded
-// as never seen.
-static Model *model_new(const Tokens *seen, Tokenizer *tokenizer)
+// Which tokens a text has: (vocab), to be freed.
+static bool *tokens_met(const Tokens *text, size_t vocab)
+{
+    bool *met = allocate(vocab, sizeof *met);
+    for (size_t i = 0; i < text->count; i++) met[text->ids[i]] = true;
+    return met;
+}
+
+// A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `text` lacks are recorded as
+// never seen.
+static Model *model_new(const Tokens *text, Tokenizer *tokenizer)
 {
     Model *m = allocate(1, sizeof *m);
     m->tokenizer = tokenizer;
@@ -2193,8 +2201,7 @@ static Model *model_new(const Tokens *seen, Tokenizer *tokenizer)
     Random random = random_stream((uint64_t)opt.seed, 1);
     tensors_init(&m->w, &m->dims, INIT_LOW, GATE_NONE, &random);
     m->fingerprint = fingerprint(&m->w);
-    bool *met = allocate(m->dims.vocab, sizeof *met);
-    for (size_t i = 0; i < seen->count; i++) met[seen->ids[i]] = true;
+    bool *met = tokens_met(text, m->dims.vocab);
     m->knows_unseen = true;
     m->unseen = allocate(m->dims.vocab, sizeof(int));
     for (size_t v = 0; v < m->dims.vocab; v++)
@@ -2218,8 +2225,9 @@ static double pretrain(Model *m, Loader *loader, const char *state)
 }
 
 // The extension that a method and the options describe, plugged into m. ablate: --gate, --local, --init and --alpha
-// apply.
-static Extension *extension_new(Model *m, const Method *method, bool ablate)
+// apply. Its rows are those of tokens that neither pretraining nor an earlier extension has met, and the new text has
+// (met; NULL: any).
+static Extension *extension_new(Model *m, const Method *method, bool ablate, const bool *met)
 {
     Extension *x = allocate(1, sizeof *x);
     const size_t C = m->dims.channels, L = m->dims.layers;
@@ -2237,7 +2245,7 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate)
     x->dims.rank = method->sets & SET_LORA ? opt.rank ? (size_t)opt.rank : (3 * hidden + 8) / 16 : 0;
     x->ids = allocate(m->n_unseen + 1, sizeof(int));
     for (size_t i = 0; i < m->n_unseen && opt.new_rows; i++) {
-        bool taken = false;  // by an earlier extension
+        bool taken = met && !met[m->unseen[i]];
         for (size_t e = 0; e < m->n_extensions; e++)
             for (size_t k = 0; k < m->extension[e]->dims.rows; k++) taken |= m->extension[e]->ids[k] == m->unseen[i];
         if (!taken) x->ids[x->dims.rows++] = m->unseen[i];
@@ -2258,7 +2266,9 @@ static double extend(Model *m, const Method *method, Loader *loader, bool ablate
     const Recipe recipe = {opt.steps, opt.batch, opt.context, warmup, isnan(opt.lr) ? method->lr : opt.lr, 0.1, 0,
                            state, opt.save_every, opt.resume};
     loader->p = strcmp(method->name, "naive") && !isnan(opt.p) ? opt.p : method->p;
-    Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate);
+    bool *met = tokens_met(&loader->new, m->dims.vocab);
+    Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate, met);
+    free(met);
     if (x) x->p = loader->p, x->lr = recipe.lr, x->steps = recipe.steps;
     const double seconds = train(method->name, m, x, &recipe, loader);
     const uint64_t now_is = fingerprint(&m->w);

@@ -469,7 +469,7 @@ static Extension *plug(Model *m, Way way, const char *init, long hidden, long ra
     if (!strcmp(way.method, "finetune")) return NULL;
     opt.gate = way.gate, opt.local = way.local, opt.init = init, opt.hidden = hidden, opt.rank = rank, opt.new_rows = rows, opt.alpha = 2;
     opt.seed = (long)(random_bits(&dice) % 1000);
-    Extension *x = extension_new(m, method_find(way.method, strlen(way.method)), true);
+    Extension *x = extension_new(m, method_find(way.method, strlen(way.method)), true, NULL);
     if (!fresh) randomize(&x->w, &x->dims);
     embedding_refresh(m);
     return x;
