@@ -539,7 +539,7 @@ static void crossentropy_forward(real *losses, real *logits, const int *targets,
 // Of the mean over `count` targets: dlogits = (probabilities - 1 at the target) / count, in place.
 static void crossentropy_backward(real *probabilities, const int *targets, size_t count, size_t n, size_t V)
 {
-    const real scale = 1 / (real)count;
+    const real scale = count ? 1 / (real)count : 0;
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *p = probabilities + t * V;
@@ -554,6 +554,7 @@ static void crossentropy_backward(real *probabilities, const int *targets, size_
 
 typedef enum { GATE_RELU, GATE_SIGMOID, GATE_NONE } Gate;
 typedef enum { LOCAL_L1, LOCAL_CE, LOCAL_NONE } Local;
+typedef enum { FROM_LAYER, FROM_FIRST } GateFrom;  // what the gate reads: u, or the context of the first block's
 
 // What one layer's adapter computes for n tokens, kept for backward.
 typedef struct {
@@ -561,6 +562,7 @@ typedef struct {
     real *adapter;               // (n, C): A(u)
     real *score, *gate;          // (n):    w . u + b, and g(u): 1 without a gate
     real *local;                 // (n):    the token's term of l_local: |r|_1 / C, or the gate's cross-entropy
+    const real *from;            // (n, G): what the gate reads, u itself or the context
 } Residue;
 
 typedef struct { const real *wi, *wg, *wo, *gate_w, *gate_b; } ResidueWeights;
@@ -588,7 +590,7 @@ static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const rea
 // old domain. For the sigmoid gate's cross-entropy the target is 1 on new-domain tokens: -log g there, -log(1 - g) on
 // old ones.
 static void residue_forward(real *x, Residue r, const real *u, ResidueWeights w, Gate gate, Local local, const int *old,
-                            size_t n, size_t C, size_t H)
+                            size_t n, size_t C, size_t H, size_t G)
 {
     linear_forward(r.wi_u, u, w.wi, NULL, NULL, n, C, H);
     linear_forward(r.wg_u, u, w.wg, NULL, NULL, n, C, H);
@@ -597,27 +599,27 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueWeights w,
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *a = r.adapter + t * C;
-        const real z = gate == GATE_NONE ? 0 : dot(C, w.gate_w, u + t * C) + w.gate_b[0];
+        const real z = gate == GATE_NONE ? 0 : dot(G, w.gate_w, r.from + t * G) + w.gate_b[0];
         const real g = gate == GATE_NONE ? 1 : gate == GATE_SIGMOID ? sigmoid(z) : z > 0 || z != z ? z : 0;
         real size = 0;
         for (size_t i = 0; i < C; i++) x[t * C + i] += g * a[i];
-        if (local == LOCAL_L1)
+        if (local != LOCAL_CE)
             for (size_t i = 0; i < C; i++) size += fabs(a[i]);
         r.score[t] = z;
         r.gate[t] = g;
-        r.local[t] = local == LOCAL_L1 ? g * size / (real)C
-                   : local == LOCAL_CE ? log1p(exp(-fabs(z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z) : 0;
+        r.local[t] = local == LOCAL_CE ? log1p(exp(-fabs(z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z) : g * size / (real)C;
     }
 }
 
 // dout (n, C): gradient at the block's output, hence at r = g A before the penalty adds its own, weight * sign(r) on
 // old-domain tokens (weight = alpha / (L N_old C)). With dr the sum of both: dg = dr . A, dA = g dr, dz = dg g'(z), dw
-// = sum of dz u, db = sum of dz, du = dz w + the adapter's. Where ReLU has closed the gate, all of these are 0: an
-// old-domain token whose gate is shut is left alone. The cross-entropy adds weight * (g - target) to dz of every token
-// (weight = alpha / (L N)). Adds to du, which may be NULL. da (n, C), dhidden, dwg_u (n, H), dscore (n): room to work in.
-static void residue_backward(real *du, ResidueGradients d, const real *dout, Residue r, const real *u, ResidueWeights w,
-                             Gate gate, Local local, real weight, const int *old, real *da, real *dhidden, real *dwg_u,
-                             real *dscore, size_t n, size_t C, size_t H)
+// = sum of dz u, db = sum of dz, dfrom = dz w (dfrom is du, unless the gate reads the context), du = the adapter's. Where
+// ReLU has closed the gate, all of these are 0: an old-domain token whose gate is shut is left alone. The cross-entropy adds
+// weight * (g - target) to dz of every token (weight = alpha / (L N)). Adds to du and dfrom, which may be NULL. da (n, C),
+// dhidden, dwg_u (n, H), dscore (n): room to work in.
+static void residue_backward(real *du, real *dfrom, ResidueGradients d, const real *dout, Residue r, const real *u,
+                             ResidueWeights w, Gate gate, Local local, real weight, const int *old, real *da, real *dhidden,
+                             real *dwg_u, real *dscore, size_t n, size_t C, size_t H, size_t G)
 {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
@@ -637,14 +639,44 @@ static void residue_backward(real *du, ResidueGradients d, const real *dout, Res
     if (gate == GATE_NONE) return;
     if (d.gate_b) d.gate_b[0] = total(n, dscore);
     #pragma omp parallel for
-    for (size_t i0 = 0; i0 < C; i0 += STRIP) {
-        const size_t i1 = least(i0 + STRIP, C);
+    for (size_t i0 = 0; i0 < G; i0 += STRIP) {
+        const size_t i1 = least(i0 + STRIP, G);
         if (d.gate_w) memset(d.gate_w + i0, 0, (i1 - i0) * sizeof(real));
         for (size_t t = 0; t < n; t++) {
-            for (size_t i = i0; i < i1 && du; i++) du[t * C + i] += dscore[t] * w.gate_w[i];
-            for (size_t i = i0; i < i1 && d.gate_w; i++) d.gate_w[i] += dscore[t] * u[t * C + i];
+            for (size_t i = i0; i < i1 && dfrom; i++) dfrom[t * G + i] += dscore[t] * w.gate_w[i];
+            for (size_t i = i0; i < i1 && d.gate_w; i++) d.gate_w[i] += dscore[t] * r.from[t * G + i];
         }
     }
+}
+
+// What a gate with --gate-from first reads in every layer (ours, not the paper's): context (B, T - start, 2C) = the first
+// block's u, which no adapter has acted on, beside its mean over the positions so far, at 0..t. With start > 0 (and B = 1)
+// the mean at start - 1 lies before context.
+static void context_forward(real *context, const real *u, size_t B, size_t T, size_t start, size_t C)
+{
+    #pragma omp parallel for
+    for (size_t b = 0; b < B; b++)
+        for (size_t t = start; t < T; t++) {
+            const real *ut = u + (b * (T - start) + t - start) * C, count = (real)(t + 1);
+            real *out = context + (b * (T - start) + t - start) * 2 * C, *mean = out + C;
+            const real *before = t ? mean - 2 * C : ut;  // mean(t) = mean(t - 1) + (u - mean(t - 1)) / (t + 1)
+            for (size_t i = 0; i < C; i++) out[i] = ut[i], mean[i] = before[i] + (ut[i] - before[i]) / count;
+        }
+}
+
+// The mean at s has u at every t <= s with weight 1 / (s + 1): du(t) += dcontext's first half at t + the sum over s >= t of
+// its second half at s / (s + 1), from the last position on. Sums in dcontext.
+static void context_backward(real *du, real *dcontext, size_t B, size_t T, size_t C)
+{
+    #pragma omp parallel for
+    for (size_t b = 0; b < B; b++)
+        for (size_t t = T; t-- > 0;) {
+            real *d = dcontext + (b * T + t) * 2 * C, *dmean = d + C;
+            for (size_t i = 0; i < C; i++) {
+                dmean[i] = dmean[i] / (real)(t + 1) + (t + 1 < T ? dmean[2 * C + i] : 0);
+                du[(b * T + t) * C + i] += d[i] + dmean[i];
+            }
+        }
 }
 
 // LoRA: out (n, O) += low b with low (n, R) = x (n, I) a; a: (I, R), b: (R, O) (Hu et al. 2021, without its scale).
@@ -667,7 +699,7 @@ static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *
 // ---------------------------------------------------------------------------------------------------------------------
 // Tensors. This table names each one once; memory, files, AdamW, error messages and tests all go by it.
 
-typedef struct { size_t layers, heads, channels, context, vocab, hidden, rank, rows; } Dims;
+typedef struct { size_t layers, heads, channels, context, vocab, hidden, rank, rows, gate; } Dims;  // gate: what it reads
 
 enum {
     WTE, WPE, LN1_W, LN1_B, QKV_W, QKV_BIAS, PROJ_W, PROJ_BIAS, LN2_W, LN2_B, FC_W, FC_BIAS, FCPROJ_W, FCPROJ_BIAS,
@@ -706,7 +738,7 @@ static const struct { const char *name; char rows, cols; int set, init; } table[
     [WI]            = {"h.%d.adapter.wi",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
     [WG]            = {"h.%d.adapter.wg",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
     [WO]            = {"h.%d.adapter.wo",          'H', 'C', SET_ADAPTER, INIT_ZERO},
-    [GATE_W]        = {"h.%d.gate.w",              '1', 'C', SET_GATE, INIT_ZERO},
+    [GATE_W]        = {"h.%d.gate.w",              '1', 'G', SET_GATE, INIT_ZERO},
     [GATE_B]        = {"h.%d.gate.b",              '1', '1', SET_GATE, INIT_GATE_B},
     [QKV_LORA_A]    = {"h.%d.attn.c_attn.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
     [QKV_LORA_B]    = {"h.%d.attn.c_attn.lora_b",  'R', '3', SET_LORA, INIT_ZERO},
@@ -730,6 +762,7 @@ static size_t size_of(char letter, const Dims *d)
     case 'H': return d->hidden;
     case 'R': return d->rank;
     case 'N': return d->rows;
+    case 'G': return d->gate;
     default: return 1;
     }
 }
@@ -779,14 +812,16 @@ enum { MAX_EXTENSIONS = 8 };
 typedef struct {
     char method[16];
     Gate gate;
+    GateFrom from;
     Local local;
     Init init;
     double alpha, p, lr;
     long steps;
     uint64_t seed;
-    Dims dims;         // the backbone's, with hidden, rank and rows of its own
-    int sets, *ids;    // ids (rows): the tokens whose rows of wte are replaced
+    Dims dims;             // the backbone's, with hidden, rank, rows and gate of its own
+    int sets, *ids;        // ids (rows): the tokens whose rows of wte are replaced
     Tensors w;
+    uint64_t fingerprint;  // of w, once it is trained
 } Extension;
 
 typedef struct {
@@ -813,7 +848,7 @@ static uint64_t hash_values(uint64_t hash, const real *values, size_t count)
     return hash;
 }
 
-// Identifies a backbone, by all its values in table order.
+// Identifies a backbone, or an extension, by all its values in table order.
 static uint64_t fingerprint(const Tensors *w) { return hash_values(0, w->memory, w->size); }
 
 // Puts every extension's rows into the embedding in use. Called when an extension is plugged in and after each step.
@@ -899,9 +934,9 @@ typedef struct { Buffer wi_u, wg_u, hidden, adapter, score, gate, local, low[4];
 typedef struct {
     size_t B, T, start, n;         // this pass: B sequences, positions start..T-1, n = B (T - start) rows
     size_t n_logits;               // the last n_logits rows get logits
-    Buffer x, ln1, mean1, rstd1, qkv, att, y, mid, u, mean2, rstd2, fc, gelu, lnf, meanf, rstdf, logits, losses;
+    Buffer x, ln1, mean1, rstd1, qkv, att, y, mid, u, mean2, rstd2, fc, gelu, lnf, meanf, rstdf, logits, losses, context;
     ExtensionActivations extension[MAX_EXTENSIONS];
-    Buffer dx, du, dqkv, dfc, dadapter, dhidden, dwg_u, dscore, dlow, picked;  // gradients, one layer at a time
+    Buffer dx, du, dqkv, dfc, dadapter, dhidden, dwg_u, dscore, dlow, dcontext, picked;  // gradients, one layer at a time
     real *memory;
     size_t size;
     int *old, *row_of;             // (n): 1 where a row is of the old domain; (V): a token's row in ROWS or -1
@@ -914,6 +949,13 @@ static Buffer buffer(Activations *a, size_t layers, size_t rows, size_t width, b
     Buffer b = {a->memory ? a->memory + a->size : NULL, keep ? size : 0, width};
     a->size += keep ? layers * size : size;
     return b;
+}
+
+static bool reads_context(const Model *m)
+{
+    for (size_t e = 0; e < m->n_extensions; e++)
+        if (m->extension[e]->from == FROM_FIRST) return true;
+    return false;
 }
 
 // Lays out the buffers for B sequences of T tokens. grad: the tensors to be trained, NULL for forward only; cache: keep
@@ -944,6 +986,7 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
     a->rstdf = buffer(a, 1, n_logits, 1, train);
     a->logits = buffer(a, 1, n_logits, d->vocab, train);
     a->losses = buffer(a, 1, n_logits, 1, train);
+    a->context = buffer(a, 1, reads_context(m) ? n : 0, 2 * C, true);
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *x = m->extension[e];
         ExtensionActivations *s = &a->extension[e];
@@ -975,6 +1018,7 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
     a->dwg_u = buffer(a, 1, n, most.hidden, true);
     a->dscore = buffer(a, 1, n, 1, true);
     a->dlow = buffer(a, 1, n, most.rank, true);
+    a->dcontext = buffer(a, 1, reads_context(m) ? n : 0, 2 * C, true);
     a->picked = buffer(a, 1, n, most.rows, true);
     #undef TRAINED
 }
@@ -1050,11 +1094,42 @@ static void block_linear_backward(const Model *m, const Activations *a, const Te
     }
 }
 
-static Residue residue_at(const Activations *a, size_t e, size_t l)
+// Puts m's last extension, a LoRA, into the backbone: W += A B, and its rows into wte, whose tokens count as seen from then
+// on. m is a model like any other again.
+static void lora_merge(Model *m)
+{
+    const Linear linears[4] = {QKV, PROJ, FC, FCPROJ};
+    Extension *x = m->extension[--m->n_extensions];
+    const size_t R = x->dims.rank;
+    for (int k = 0; k < 4; k++)
+        for (size_t l = 0; l < m->dims.layers; l++) {
+            const size_t I = tensor_rows(linears[k].w, &m->dims), O = tensor_cols(linears[k].w, &m->dims);
+            real *w = tensor(&m->w, linears[k].w, l);
+            matmul(w, O, I, O, R, plain(tensor(&x->w, linears[k].lora_a, l), R), plain(tensor(&x->w, linears[k].lora_b, l), O),
+                   NULL, w);
+        }
+    if (m->wte != m->w.at[WTE]) {
+        memcpy(m->w.at[WTE], m->wte, m->dims.vocab * m->dims.channels * sizeof(real));
+        free(m->wte);
+        m->wte = m->w.at[WTE];
+    }
+    size_t kept = 0;
+    for (size_t i = 0; i < m->n_unseen; i++) {
+        bool met = false;
+        for (size_t k = 0; k < x->dims.rows; k++) met |= x->ids[k] == m->unseen[i];
+        if (!met) m->unseen[kept++] = m->unseen[i];
+    }
+    m->n_unseen = kept;
+    m->fingerprint = fingerprint(&m->w);
+    extension_free(x);
+}
+
+static Residue residue_at(const Model *m, const Activations *a, size_t e, size_t l)
 {
     const ExtensionActivations *s = &a->extension[e];
     return (Residue){rows_of(a, s->wi_u, l), rows_of(a, s->wg_u, l), rows_of(a, s->hidden, l), rows_of(a, s->adapter, l),
-                     rows_of(a, s->score, l), rows_of(a, s->gate, l), rows_of(a, s->local, l)};
+                     rows_of(a, s->score, l), rows_of(a, s->gate, l), rows_of(a, s->local, l),
+                     m->extension[e]->from == FROM_FIRST ? rows_of(a, a->context, 0) : rows_of(a, a->u, l)};
 }
 
 static ResidueWeights residue_weights(const Tensors *w, size_t l)
@@ -1090,14 +1165,15 @@ static void model_forward(const Model *m, Activations *a, const int *tokens, siz
         block_linear_forward(m, a, PROJ, l, mid, y, x);
         layernorm_forward(u, rows_of(a, a->mean2, l), rows_of(a, a->rstd2, l), mid, tensor(w, LN2_W, l),
                           tensor(w, LN2_B, l), n, C);
+        if (l == 0 && reads_context(m)) context_forward(rows_of(a, a->context, 0), u, B, T, start, C);
         block_linear_forward(m, a, FC, l, fc, u, NULL);
         gelu_forward(gelu, fc, n * 4 * C);
         block_linear_forward(m, a, FCPROJ, l, out, gelu, mid);
         for (size_t e = 0; e < m->n_extensions; e++) {
             const Extension *own = m->extension[e];
             if (own->sets & SET_ADAPTER)
-                residue_forward(out, residue_at(a, e, l), u, residue_weights(&own->w, l), own->gate, own->local, a->old,
-                                n, C, own->dims.hidden);
+                residue_forward(out, residue_at(m, a, e, l), u, residue_weights(&own->w, l), own->gate, own->local, a->old,
+                                n, C, own->dims.hidden, own->dims.gate);
         }
     }
     const real *last = rows_of(a, a->x, d->layers) + (n - a->n_logits) * C;
@@ -1124,7 +1200,7 @@ static Loss model_loss(const Model *m, Activations *a, const int *targets)
     size_t count = 0;
     crossentropy_forward(a->losses.at, a->logits.at, targets, a->n, m->dims.vocab);
     for (size_t t = 0; t < a->n; t++) loss.lm += (double)a->losses.at[t], count += targets[t] >= 0;
-    loss.lm /= (double)count;
+    loss.lm /= count ? (double)count : 1;  // a batch may be of negative domains only
     const size_t e = m->n_extensions - 1;
     if (!m->n_extensions || m->extension[e]->local == LOCAL_NONE) return loss;
     for (size_t l = 0; l < m->dims.layers; l++) {
@@ -1145,6 +1221,7 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
     const size_t C = d->channels, V = d->vocab, L = d->layers, n = a->n, last = m->n_extensions - 1;
     const bool rows = grad->at[ROWS] != NULL, embedding = rows || grad->at[WTE];
     const bool attention = grad->at[QKV_W] || grad->at[QKV_LORA_A];
+    const bool context = reads_context(m) && (embedding || attention);  // does anything that trains lie below it?
     real *dx = a->dx.at, *du = a->du.at, *logits = a->logits.at;
     const double local = local_scale(m, a);
     size_t count = 0;
@@ -1163,6 +1240,7 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
         matmul(grad->at[ROWS], C, N, C, n, transposed(a->picked.at, N), plain(a->lnf.at, C), NULL, NULL);
     }
     memset(dx, 0, n * C * sizeof(real));
+    if (context) memset(a->dcontext.at, 0, n * 2 * C * sizeof(real));
     layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], du, rows_of(a, a->x, L), a->meanf.at, a->rstdf.at,
                        w->at[LNF_W], n, C);
 
@@ -1177,11 +1255,13 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
             const Tensors *own = e == last ? grad : &nothing;
             const Local penalty = e == last ? x->local : LOCAL_NONE;
             const double weight = x->alpha * local / (penalty == LOCAL_L1 ? (double)C : 1);
-            residue_backward(inside ? du : NULL, residue_gradients(own, l), dx, residue_at(a, e, l), rows_of(a, a->u, l),
+            real *to_u = inside ? du : NULL, *to_gate = x->from == FROM_LAYER ? to_u : context ? a->dcontext.at : NULL;
+            residue_backward(to_u, to_gate, residue_gradients(own, l), dx, residue_at(m, a, e, l), rows_of(a, a->u, l),
                              residue_weights(&x->w, l), x->gate, penalty, (real)weight, a->old, a->dadapter.at,
-                             a->dhidden.at, a->dwg_u.at, a->dscore.at, n, C, x->dims.hidden);
+                             a->dhidden.at, a->dwg_u.at, a->dscore.at, n, C, x->dims.hidden, x->dims.gate);
         }
         if (!inside) break;
+        if (l == 0 && context) context_backward(du, a->dcontext.at, a->B, a->T, C);
         block_linear_backward(m, a, grad, FCPROJ, l, a->dfc.at, false, dx, rows_of(a, a->gelu, l));
         gelu_backward(a->dfc.at, a->dfc.at, rows_of(a, a->fc, l), n * 4 * C);
         block_linear_backward(m, a, grad, FC, l, du, true, a->dfc.at, rows_of(a, a->u, l));
@@ -1310,27 +1390,34 @@ static size_t domains_load(Tokens *files, const char *folder, const char *list, 
 }
 
 typedef struct {
-    Tokens old[MAX_DOMAINS], new;
-    size_t n_old;
-    double p;                      // the fraction of sequences from the old domains
+    Tokens old[MAX_DOMAINS], negative[MAX_DOMAINS], new;
+    size_t n_old, n_negative;
+    double p;                      // the fraction of sequences from the old domains, and that from the negative ones
     uint64_t seed;
     Random random;
 } Loader;
 
+// The domain among `count` that x in [0, 1) falls on, as many values on each.
+static const Tokens *pick(const Tokens *domains, size_t count, double x)
+{
+    return &domains[least((size_t)(x * (double)count), count - 1)];
+}
+
 // Draws B sequences of T tokens: tokens and targets, the next token of each, (B, T); old (B, T) is 1 where the sequence
-// is of an old domain. Each sequence starts anywhere in its file. The same draws are made whatever p is.
+// is of an old domain. Each sequence starts anywhere in its file. The same draws are made whatever p is. Sequences of a
+// negative domain are as old ones to l_local, but have no targets: nothing of their language is learnt.
 static void loader_next(Loader *loader, int *tokens, int *targets, int *old, size_t B, size_t T)
 {
     for (size_t b = 0; b < B; b++) {
-        const double domain = random_uniform(&loader->random), start = random_uniform(&loader->random);
-        const bool is_old = domain < loader->p;
-        const size_t which = is_old ? (size_t)(domain / loader->p * (double)loader->n_old) : 0;
-        const Tokens *from = is_old ? &loader->old[least(which, loader->n_old - 1)] : &loader->new;
+        const double domain = random_uniform(&loader->random) / loader->p, start = random_uniform(&loader->random);
+        const bool is_old = domain < 1, is_negative = !is_old && loader->n_negative && domain < 2;
+        const Tokens *from = is_old      ? pick(loader->old, loader->n_old, domain)
+                           : is_negative ? pick(loader->negative, loader->n_negative, domain - 1) : &loader->new;
         const uint16_t *ids = from->ids + (size_t)(start * (double)(from->count - T));
         for (size_t t = 0; t < T; t++) {
             tokens[b * T + t] = ids[t];
-            targets[b * T + t] = ids[t + 1];
-            old[b * T + t] = is_old;
+            targets[b * T + t] = is_negative ? -1 : ids[t + 1];
+            old[b * T + t] = is_old || is_negative;
         }
     }
 }
@@ -1338,6 +1425,7 @@ static void loader_next(Loader *loader, int *tokens, int *targets, int *old, siz
 static void loader_free(Loader *loader)
 {
     for (size_t i = 0; i < loader->n_old; i++) free(loader->old[i].ids);
+    for (size_t i = 0; i < loader->n_negative; i++) free(loader->negative[i].ids);
     free(loader->new.ids);
 }
 
@@ -1675,6 +1763,7 @@ static void model_save(const Model *m, const char *folder)
 static const char *const gate_names[] = {"relu", "sigmoid", "none", NULL};
 static const char *const local_names[] = {"l1", "ce", "none", NULL};
 static const char *const init_names[] = {"low", "he", NULL};
+static const char *const from_names[] = {"layer", "first", NULL};
 
 // The place of a name in a list that NULL ends, -1 if it is not there.
 static int name_index(const char *const *names, const char *name)
@@ -1684,8 +1773,21 @@ static int name_index(const char *const *names, const char *name)
     return -1;
 }
 
-static void extension_save(const Extension *x, const Model *m, const char *path)
+// The fingerprints of m's first extensions, for metadata.
+typedef struct { char text[MAX_EXTENSIONS * 17 + 1]; } Names;
+static Names extension_names(const Model *m, size_t count)
 {
+    Names names = {""};
+    for (size_t e = 0; e < count; e++)
+        snprintf(names.text + 17 * e, 18, "%016" PRIx64 " ", m->extension[e]->fingerprint);
+    return names;
+}
+
+// Saves m's last extension.
+static void extension_save(const Model *m, const char *path)
+{
+    const Extension *x = m->extension[m->n_extensions - 1];
+    const Names below = extension_names(m, m->n_extensions - 1);
     char number[8][32];
     snprintf(number[0], 32, "%g", x->alpha);
     snprintf(number[1], 32, "%g", x->p);
@@ -1696,9 +1798,10 @@ static void extension_save(const Extension *x, const Model *m, const char *path)
     snprintf(number[6], 32, "%" PRIu64, x->seed);
     snprintf(number[7], 32, "%016" PRIx64, m->fingerprint);
     const char *metadata[] = {
-        "method", x->method, "gate", gate_names[x->gate], "local", local_names[x->local], "init", init_names[x->init],
-        "alpha", number[0], "p", number[1], "hidden", number[2], "rank", number[3], "step", number[4], "lr", number[5],
-        "seed", number[6], "backbone", number[7], NULL};
+        "method", x->method, "gate", gate_names[x->gate], "gate_from", from_names[x->from], "local",
+        local_names[x->local], "init", init_names[x->init], "alpha", number[0], "p", number[1], "hidden", number[2],
+        "rank", number[3], "step", number[4], "lr", number[5], "seed", number[6], "backbone", number[7],
+        "extensions", below.text, NULL};
     StoredList entries = {0};
     entries_add(&entries, "", &x->w, &x->dims);
     entries_add_ids(&entries, x->ids, x->dims.rows);
@@ -1732,7 +1835,8 @@ static int metadata_choice(const Safetensors *s, const char *key, const char *co
     return i;
 }
 
-// Loads an extension and plugs it in. Dies if it was trained on another backbone.
+// Loads an extension and plugs it in. Dies if it was trained on another backbone, or on extensions that are not those
+// plugged in first (further ones may follow them: extensions that were trained apart add up).
 static void extension_load(Model *m, const char *path)
 {
     Safetensors s = safetensors_open(path);
@@ -1742,8 +1846,14 @@ static void extension_load(Model *m, const char *path)
     if (strcmp(metadata_text(&s, "backbone"), expected))
         die("%s: made for the backbone with fingerprint %.16s, this one has %s", path, metadata_text(&s, "backbone"),
             expected);
+    const char *below = metadata_text(&s, "extensions");
+    const Names names = extension_names(m, m->n_extensions);
+    if (strncmp(names.text, below, strlen(below)))
+        die("%s: trained on extensions %.*s, but those before it are %s: -x in the order of training", path,
+            (int)sizeof names.text, below, *names.text ? names.text : "none");
     snprintf(x->method, sizeof x->method, "%s", metadata_text(&s, "method"));
     x->gate = (Gate)metadata_choice(&s, "gate", gate_names);
+    x->from = (GateFrom)metadata_choice(&s, "gate_from", from_names);
     x->local = (Local)metadata_choice(&s, "local", local_names);
     x->init = (Init)metadata_choice(&s, "init", init_names);
     x->alpha = metadata_number(&s, "alpha", 1e9);
@@ -1753,6 +1863,7 @@ static void extension_load(Model *m, const char *path)
     x->dims = m->dims;
     x->dims.hidden = (size_t)metadata_number(&s, "hidden", LARGEST);
     x->dims.rank = (size_t)metadata_number(&s, "rank", LARGEST);
+    x->dims.gate = (x->from == FROM_FIRST ? 2 : 1) * m->dims.channels;
     const Json *ids = json_get(s.header, "wte.ids"), *shape = ids ? json_get(ids, "shape") : NULL;
     if (ids) {
         if (!shape || !whole_number(shape->child, m->dims.vocab) || shape->child->number < 1)
@@ -1772,6 +1883,7 @@ static void extension_load(Model *m, const char *path)
         if (x->ids[i] < 0 || (size_t)x->ids[i] >= m->dims.vocab)
             die("%s: wte.ids has %d, beyond the vocabulary of %zu", path, x->ids[i], m->dims.vocab);
     safetensors_close(&s);
+    x->fingerprint = fingerprint(&x->w);
     extension_attach(m, x);
 }
 
@@ -1895,19 +2007,23 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
     return before + now() - start;
 }
 
-// What evaluation says of one file: mean loss in nats a token, bits a byte of text, and over the last extension's gates
-// the mean and the share that is exactly 0 (NAN without gates).
-typedef struct { double loss, bpb, gate, closed; size_t tokens, bytes; } Score;
+// What evaluation says of one file: mean loss in nats a token, over all and over the first eighth and the last half of a
+// window's positions; bits a byte of text; and of every extension's gates, over tokens and layers, or in one layer: the mean,
+// the share that is exactly 0, and the mean of |r|_1 / C (all NAN where there are none).
+typedef struct { double gate, closed, residue; } GateScore;
+typedef struct { double loss, early, late, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
 
-// Over the whole file: windows of T predictions, T apart, the last one partial.
-static Score evaluate(const Model *m, const Tokens *file, size_t T)
+// Over the whole file: windows of T predictions, T apart, the last one partial. layers (extensions, L) receives the gates'
+// scores of each layer; it may be NULL.
+static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *layers)
 {
     const size_t rows = T < 1024 ? 1024 / T * T : T, count = file->count - 1;  // every token but the first is predicted
-    const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
-    const bool gated = x && x->sets & SET_GATE;
+    const size_t L = m->dims.layers;
     Activations a = activations_allocate(m, rows / T, T, rows, NULL, false);
     int *tokens = allocate(rows, sizeof(int)), *targets = allocate(rows, sizeof(int));
+    GateScore *sums = allocate(m->n_extensions * L, sizeof *sums);
     Score s = {0};
+    size_t n_early = 0, n_late = 0;
     const double start = now();
     for (size_t first = 0; first < count; first += rows) {
         for (size_t i = 0; i < rows; i++) {
@@ -1920,21 +2036,42 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T)
             s.tokens += valid;
         }
         model_forward(m, &a, tokens, rows / T, T, 0);
-        s.loss += model_loss(m, &a, targets).lm * (double)least(rows, count - first);
-        for (size_t l = 0; l < m->dims.layers && gated; l++) {
-            const real *gate = rows_of(&a, a.extension[m->n_extensions - 1].gate, l);
-            for (size_t i = 0; i < rows; i++)
-                if (targets[i] >= 0) s.gate += (double)gate[i], s.closed += gate[i] == 0;
+        model_loss(m, &a, targets);
+        for (size_t i = 0; i < least(rows, count - first); i++) {
+            const double loss = (double)a.losses.at[i];
+            s.loss += loss;
+            if (i % T < (T + 7) / 8) s.early += loss, n_early++;
+            if (i % T >= T / 2) s.late += loss, n_late++;
+        }
+        for (size_t k = 0; k < m->n_extensions * L; k++) {
+            if (!(m->extension[k / L]->sets & SET_ADAPTER)) continue;
+            const Residue r = residue_at(m, &a, k / L, k % L);
+            for (size_t i = 0; i < least(rows, count - first); i++) {
+                sums[k].gate += (double)r.gate[i];
+                sums[k].closed += r.gate[i] == 0;
+                sums[k].residue += (double)r.local[i];
+            }
         }
         if (now() - start > 2)
             progress("eval", (long)(first / rows + 1), (long)((count - 1) / rows + 1), file->domain, start, (double)rows);
     }
     s.bpb = s.loss / 0.6931471805599453 / (double)s.bytes;
     s.loss /= (double)s.tokens;
-    s.gate = gated ? s.gate / (double)(s.tokens * m->dims.layers) : (double)NAN;
-    s.closed = gated ? s.closed / (double)(s.tokens * m->dims.layers) : (double)NAN;
+    s.early /= (double)n_early;
+    s.late /= (double)n_late;
+    for (size_t k = 0; k < m->n_extensions * L; k++) {
+        const Extension *x = m->extension[k / L];
+        GateScore *mean = &s.gates[k / L];
+        sums[k].gate = x->sets & SET_GATE ? sums[k].gate / (double)s.tokens : (double)NAN;
+        sums[k].closed = x->sets & SET_GATE ? sums[k].closed / (double)s.tokens : (double)NAN;
+        sums[k].residue = x->sets & SET_ADAPTER && x->local != LOCAL_CE ? sums[k].residue / (double)s.tokens : (double)NAN;
+        mean->gate += sums[k].gate / (double)L;
+        mean->closed += sums[k].closed / (double)L;
+        mean->residue += sums[k].residue / (double)L;
+    }
+    if (layers) memcpy(layers, sums, m->n_extensions * L * sizeof *sums);
     activations_free(&a);
-    free(tokens), free(targets);
+    free(tokens), free(targets), free(sums);
     return s;
 }
 
@@ -2033,7 +2170,7 @@ static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, 
 // ---------------------------------------------------------------------------------------------------------------------
 // The command line: one table of options drives parsing, checking and --help.
 
-enum { RUN = 1, PRETRAIN = 2, EXTEND = 4, EVAL = 8, SAMPLE = 16, ALL = 31 };
+enum { RUN = 1, PRETRAIN = 2, EXTEND = 4, EVAL = 8, SAMPLE = 16, GATES = 32, ALL = 63 };
 
 // A method's defaults; options given explicitly override them. sets: what it trains.
 typedef struct { const char *name; int sets; Gate gate; Local local; Init init; double alpha, p, lr; const char *about; } Method;
@@ -2047,7 +2184,8 @@ static const Method methods[] = {
 enum { METHODS = sizeof methods / sizeof *methods };
 
 static struct {
-    const char *data, *old, *new, *domain, *domains, *split, *in, *out, *csv, *prompt, *method, *methods, *gate, *local, *init;
+    const char *data, *old, *new, *domain, *domains, *split, *in, *out, *csv, *prompt, *method, *methods, *gate, *gate_from;
+    const char *local, *init, *negatives;
     const char *extension[MAX_EXTENSIONS + 1];
     long layers, heads, channels, context, pretrain_steps, pretrain_batch, steps, batch, hidden, rank, new_rows;
     long seed, count, threads, save_every, resume;
@@ -2070,21 +2208,22 @@ typedef struct {
 } Option;
 
 static const Option options[] = {
-    {"data", 0, 's', &opt.data, 0, 0, NULL, RUN | PRETRAIN | EXTEND | EVAL, "folder of DOMAIN_{train,val,test}.bin and their tokenizer"},
+    {"data", 0, 's', &opt.data, 0, 0, NULL, RUN | PRETRAIN | EXTEND | EVAL | GATES, "folder of DOMAIN_{train,val,test}.bin and their tokenizer"},
     {"old", 0, 's', &opt.old, 0, 0, NULL, RUN | EXTEND, "the domain(s) to keep, separated by commas"},
-    {"new", 0, 's', &opt.new, 0, 0, NULL, RUN | EXTEND, "the domain to learn"},
+    {"new", 0, 's', &opt.new, 0, 0, NULL, RUN | EXTEND, "the domain to learn; run: or several, learnt one after the other"},
+    {"negatives", 0, 's', &opt.negatives, 0, 0, NULL, EXTEND, "domains that only the local loss sees, a fraction p of them too"},
     {"domain", 0, 's', &opt.domain, 0, 0, NULL, PRETRAIN, "the domain to train on"},
-    {"domains", 0, 's', &opt.domains, 0, 0, NULL, EVAL, "the domains to evaluate on, separated by commas"},
-    {"split", 0, 's', &opt.split, 0, 0, "val|test", RUN | EVAL, "the files that are evaluated"},
-    {"in", 'i', 's', &opt.in, 0, 0, NULL, EXTEND | EVAL | SAMPLE, "the model: a folder as on the Hugging Face hub"},
-    {"extension", 'x', 'x', opt.extension, 0, 0, NULL, EXTEND | EVAL | SAMPLE, "an extension of the model (several: in order)"},
+    {"domains", 0, 's', &opt.domains, 0, 0, NULL, EVAL | GATES, "the domains to evaluate on, separated by commas"},
+    {"split", 0, 's', &opt.split, 0, 0, "val|test", RUN | EVAL | GATES, "the files that are evaluated"},
+    {"in", 'i', 's', &opt.in, 0, 0, NULL, EXTEND | EVAL | SAMPLE | GATES, "the model: a folder as on the Hugging Face hub"},
+    {"extension", 'x', 'x', opt.extension, 0, 0, NULL, EXTEND | EVAL | SAMPLE | GATES, "an extension of the model (several: in order)"},
     {"out", 'o', 's', &opt.out, 0, 0, NULL, RUN | PRETRAIN | EXTEND, "where results go: run, pretrain, finetune: a folder; else a file"},
     {"method", 0, 's', &opt.method, 0, 0, "naive|finetune|lora|adapter|neutral", EXTEND, "how to extend; sets the defaults named below"},
     {"methods", 0, 's', &opt.methods, 0, 0, NULL, RUN, "the methods to compare, separated by commas"},
     {"layers", 0, 'i', &opt.layers, 1, 1024, NULL, RUN | PRETRAIN, "transformer blocks (L)"},
     {"heads", 0, 'i', &opt.heads, 1, 1024, NULL, RUN | PRETRAIN, "attention heads (NH), a divisor of the channels"},
     {"channels", 0, 'i', &opt.channels, 1, 65536, NULL, RUN | PRETRAIN, "width of the residual stream (C)"},
-    {"context", 0, 'i', &opt.context, 1, LARGEST, NULL, RUN | PRETRAIN | EXTEND | EVAL, "tokens a sequence (T)"},
+    {"context", 0, 'i', &opt.context, 1, LARGEST, NULL, RUN | PRETRAIN | EXTEND | EVAL | GATES, "tokens a sequence (T)"},
     {"pretrain-steps", 0, 'i', &opt.pretrain_steps, 1, 1e9, NULL, RUN, "training steps of the backbone"},
     {"pretrain-batch", 0, 'i', &opt.pretrain_batch, 1, 65536, NULL, RUN, "sequences a step of the backbone"},
     {"pretrain-lr", 0, 'r', &opt.pretrain_lr, 0, 10, NULL, RUN, "peak learning rate of the backbone"},
@@ -2097,6 +2236,7 @@ static const Option options[] = {
     {"p", 0, 'r', &opt.p, 0, 1, NULL, RUN | EXTEND, "fraction of training sequences from the old domains"},
     {"alpha", 0, 'r', &opt.alpha, 0, 1e6, NULL, RUN | EXTEND, "weight of the local loss (run: of neutral's)"},
     {"gate", 0, 's', &opt.gate, 0, 0, "relu|sigmoid|none", RUN | EXTEND, "the adapter's gate (run: neutral's)"},
+    {"gate-from", 0, 's', &opt.gate_from, 0, 0, "layer|first", RUN | EXTEND, "the gate reads the layer's u, or the first block's and its running mean"},
     {"local", 0, 's', &opt.local, 0, 0, "l1|ce|none", RUN | EXTEND, "local loss: |r| on old text, or the gate's cross-entropy"},
     {"init", 0, 's', &opt.init, 0, 0, "low|he", RUN | EXTEND, "variance of Wi and Wg: 1/(C L) or 2/C (run: neutral's)"},
     {"hidden", 0, 'i', &opt.hidden, 0, 65536, NULL, RUN | EXTEND, "width of an adapter (H); 0: a fifth of the model's parameters"},
@@ -2105,7 +2245,7 @@ static const Option options[] = {
     {"seed", 0, 'i', &opt.seed, 0, 1e15, NULL, RUN | PRETRAIN | EXTEND | SAMPLE, "of everything random"},
     {"save-every", 0, 'i', &opt.save_every, 0, 1e9, NULL, RUN | PRETRAIN | EXTEND, "save the state every so many steps; 0: only when interrupted"},
     {"resume", 0, 'f', &opt.resume, 0, 0, NULL, RUN | PRETRAIN | EXTEND, "go on from the saved state of the same command"},
-    {"prompt", 'p', 's', &opt.prompt, 0, 0, NULL, SAMPLE, "the text to continue"},
+    {"prompt", 'p', 's', &opt.prompt, 0, 0, NULL, SAMPLE | GATES, "the text (also without --prompt)"},
     {"count", 'n', 'i', &opt.count, 1, 1e9, NULL, SAMPLE, "tokens to draw at most"},
     {"temperature", 0, 'r', &opt.temperature, 0, 100, NULL, SAMPLE, "0: always the most likely token"},
     {"top-p", 0, 'r', &opt.top_p, 0, 1, NULL, SAMPLE, "draw among the likeliest tokens that hold this much probability"},
@@ -2235,12 +2375,14 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate, con
     const size_t hidden = opt.hidden ? (size_t)opt.hidden : fifth < 16 ? 16 : 16 * (size_t)(fifth / 16 + 0.5);
     snprintf(x->method, sizeof x->method, "%s", method->name);
     x->gate = ablate && opt.gate ? (Gate)name_index(gate_names, opt.gate) : method->gate;
+    x->from = ablate && opt.gate_from ? (GateFrom)name_index(from_names, opt.gate_from) : FROM_LAYER;
     x->local = ablate && opt.local ? (Local)name_index(local_names, opt.local) : method->local;
     x->init = ablate && opt.init ? (Init)name_index(init_names, opt.init) : method->init;
     x->alpha = x->local == LOCAL_NONE ? 0 : ablate && !isnan(opt.alpha) ? opt.alpha
              : method->local == LOCAL_NONE ? 1 : method->alpha;
     x->seed = (uint64_t)opt.seed;
     x->dims = m->dims;
+    x->dims.gate = (x->from == FROM_FIRST ? 2 : 1) * C;
     x->dims.hidden = method->sets & SET_ADAPTER ? hidden : 0;
     x->dims.rank = method->sets & SET_LORA ? opt.rank ? (size_t)opt.rank : (3 * hidden + 8) / 16 : 0;
     x->ids = allocate(m->n_unseen + 1, sizeof(int));
@@ -2253,6 +2395,7 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate, con
     x->sets = (method->sets & ~SET_GATE) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0)
             | (x->dims.rows ? SET_ROWS : 0);
     if (x->local == LOCAL_CE && x->gate != GATE_SIGMOID) die("--local ce: needs --gate sigmoid");
+    if (x->from == FROM_FIRST && x->gate == GATE_NONE) die("--gate-from first: needs a --gate");
     extension_init(x, m);
     extension_attach(m, x);
     return x;
@@ -2266,6 +2409,7 @@ static double extend(Model *m, const Method *method, Loader *loader, bool ablate
     const Recipe recipe = {opt.steps, opt.batch, opt.context, warmup, isnan(opt.lr) ? method->lr : opt.lr, 0.1, 0,
                            state, opt.save_every, opt.resume};
     loader->p = strcmp(method->name, "naive") && !isnan(opt.p) ? opt.p : method->p;
+    if (loader->n_negative && loader->p > 0.5) die("--p %g: at most 0.5 with --negatives, which take as much", loader->p);
     bool *met = tokens_met(&loader->new, m->dims.vocab);
     Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate, met);
     free(met);
@@ -2274,6 +2418,7 @@ static double extend(Model *m, const Method *method, Loader *loader, bool ablate
     const uint64_t now_is = fingerprint(&m->w);
     if (x && now_is != m->fingerprint) die("%s: the frozen backbone changed: a defect of nr", method->name);
     m->fingerprint = now_is;
+    if (x) x->fingerprint = fingerprint(&x->w);
     return seconds;
 }
 
@@ -2311,18 +2456,22 @@ static void command_extend(void)
 {
     const Method *method = method_find(opt.method, strlen(opt.method));
     if (!opt.out) die("extend: -o is missing: the file (finetune: the folder) to write");
-    if (!(method->sets & SET_ADAPTER) && (opt.gate || opt.local || opt.init || opt.hidden || !isnan(opt.alpha)))
-        die("--method %s: --gate, --local, --init, --alpha and --hidden are for adapter and neutral", method->name);
+    if (!(method->sets & SET_ADAPTER)
+        && (opt.gate || opt.gate_from || opt.local || opt.init || opt.hidden || !isnan(opt.alpha) || opt.negatives))
+        die("--method %s: --gate, --gate-from, --local, --init, --alpha, --hidden and --negatives are for adapter and neutral",
+            method->name);
     if (!(method->sets & SET_LORA) && opt.rank) die("--method %s: --rank is for lora", method->name);
     Model *m = model_of_options();
     if (method->sets == SET_BACKBONE && m->n_extensions) die("--method %s: the model cannot have extensions (-x)", method->name);
     Loader loader = loader_open(opt.old, opt.new, m->tokenizer, (size_t)opt.context);
+    if (opt.negatives)
+        loader.n_negative = domains_load(loader.negative, opt.data, opt.negatives, "train", m->tokenizer, (size_t)opt.context);
     char *state = state_path(opt.out);
     make_folders(opt.out, method->sets == SET_BACKBONE);
     print_settings("extend", m);
     extend(m, method, &loader, true, state);
     if (method->sets == SET_BACKBONE) model_save(m, opt.out);
-    else extension_save(m->extension[m->n_extensions - 1], m, opt.out);
+    else extension_save(m, opt.out);
     remove(state);
     printf("%s written\n", opt.out);
     free(state);
@@ -2342,25 +2491,34 @@ static void command_eval(void)
     Model *m = model_of_options();
     Tokens files[MAX_DOMAINS];
     const size_t count = domains_load(files, opt.data, opt.domains, opt.split, m->tokenizer, 1);
+    const size_t gates = m->n_extensions ? m->n_extensions : 1;
     FILE *csv = NULL;
     if (opt.csv) {
         make_folders(opt.csv, false);
         csv = output_open(opt.csv);
-        fprintf(csv, "domain,split,tokens,loss,perplexity,bpb,gate,closed\n");
+        fprintf(csv, "domain,split,tokens,loss,perplexity,bpb");
+        for (size_t e = 0; e < gates; e++) {
+            if (gates == 1) fprintf(csv, ",gate,closed");
+            else fprintf(csv, ",gate_%zu,closed_%zu", e + 1, e + 1);
+        }
+        fputc('\n', csv);
     }
     print_settings("eval", m);
-    printf("\n%-8s %10s %9s %11s %10s %8s %8s\n", opt.split, "tokens", "nats", "perplexity", "bits/byte", "gate", "closed");
+    printf("\n%-8s %10s %9s %11s %10s", opt.split, "tokens", "nats", "perplexity", "bits/byte");
+    for (size_t e = 0; e < gates; e++) printf(" %8s %7s", "gate", "closed");
+    printf("\n");
     for (size_t i = 0; i < count; i++) {
-        const Score s = evaluate(m, &files[i], (size_t)opt.context);
+        const Score s = evaluate(m, &files[i], (size_t)opt.context, NULL);
         printf("%-8s %10zu %9.4f %11.3f %10.4f", files[i].domain, s.tokens, s.loss, exp(s.loss), s.bpb);
-        if (isnan(s.gate)) printf(" %8s %8s\n", "-", "-");
-        else printf(" %8.3f %7.1f%%\n", s.gate, 100 * s.closed);
-        if (csv) {
-            fprintf(csv, "%s,%s,%zu,%.6f,%.6f,%.6f", files[i].domain, opt.split, s.tokens, s.loss, exp(s.loss), s.bpb);
-            csv_number(csv, "%.6f", s.gate);
-            csv_number(csv, "%.6f", s.closed);
-            fputc('\n', csv);
+        if (csv) fprintf(csv, "%s,%s,%zu,%.6f,%.6f,%.6f", files[i].domain, opt.split, s.tokens, s.loss, exp(s.loss), s.bpb);
+        for (size_t e = 0; e < gates; e++) {
+            const GateScore g = e < m->n_extensions ? s.gates[e] : (GateScore){NAN, NAN, NAN};
+            if (isnan(g.gate)) printf(" %8s %7s", "-", "-");
+            else printf(" %8.3f %6.1f%%", g.gate, 100 * g.closed);
+            if (csv) csv_number(csv, "%.6f", g.gate), csv_number(csv, "%.6f", g.closed);
         }
+        printf("\n");
+        if (csv) fputc('\n', csv);
         free(files[i].ids);
     }
     if (csv) output_close(csv);
@@ -2383,8 +2541,91 @@ static void command_sample(void)
     model_free(m);
 }
 
-// One line of the experiment's table and of results.csv.
-typedef struct { char name[16]; size_t trained; Score old, new; double lr, alpha, p, seconds; } Result;
+// A token as one line of text: what is not printable becomes a dot.
+static void print_token(const Model *m, int token)
+{
+    size_t length;
+    const char *bytes = tokenizer_bytes(m->tokenizer, token, &length);
+    for (size_t i = 0; i < length; i++) putchar((unsigned char)bytes[i] < 32 || bytes[i] == 127 ? '.' : bytes[i]);
+}
+
+// The text, and how far extension e's gates open at each token: on a terminal each token shaded by the mean over the
+// layers, from closed (as it is) to twice open (orange); elsewhere a line a token, with the gate of every layer.
+static void print_gates(const Model *m, const Activations *a, const int *tokens, size_t count, size_t e)
+{
+    static const int shades[] = {230, 229, 222, 215, 208};  // of the 256 colours of terminals: pale yellow to orange
+    enum { SHADES = sizeof shades / sizeof *shades };
+    const bool terminal = isatty(STDOUT_FILENO);
+    if (m->n_extensions > 1) printf("extension %zu\n", e + 1);
+    if (!terminal) printf("%-6s %-6s %s\n", "gate", "layers", "token");
+    for (size_t t = 0; t < count; t++) {
+        double mean = 0;
+        for (size_t l = 0; l < m->dims.layers; l++)
+            mean += (double)residue_at(m, a, e, l).gate[t] / (double)m->dims.layers;
+        if (terminal) {
+            const size_t shade = least((size_t)(mean * SHADES / 2), SHADES - 1);
+            if (mean > 0) printf("\033[30;48;5;%dm", shades[shade]);
+            print_token(m, tokens[t]);
+            printf("\033[0m");
+            continue;
+        }
+        printf("%.3f ", mean);
+        for (size_t l = 0; l < m->dims.layers; l++) printf(" %.3f", (double)residue_at(m, a, e, l).gate[t]);
+        printf("  ");
+        print_token(m, tokens[t]);
+        printf("\n");
+    }
+    if (terminal) printf("\n");
+}
+
+// A mixed text shows the gates switch; below it, how they behave on whole files.
+static void command_gates(void)
+{
+    Model *m = model_of_options();
+    const size_t L = m->dims.layers;
+    for (size_t e = 0; e < m->n_extensions; e++)
+        if (!(m->extension[e]->sets & SET_GATE)) die("%s: has no gates", opt.extension[e]);
+    if (!m->n_extensions) die("gates: -x FILE is missing: the extension whose gates are shown");
+    if (*opt.prompt) {
+        size_t count;
+        int *tokens = tokenizer_encode(m->tokenizer, opt.prompt, strlen(opt.prompt), &count);
+        if (count > m->dims.context)
+            die("the text has %zu tokens, the model's context %zu", count, m->dims.context);
+        Activations a = activations_allocate(m, 1, m->dims.context, 1, NULL, false);
+        model_forward(m, &a, tokens, 1, count, 0);
+        for (size_t e = 0; e < m->n_extensions; e++) print_gates(m, &a, tokens, count, e);
+        activations_free(&a);
+        free(tokens);
+    }
+    if (!opt.data) return model_free(m);
+    Tokens files[MAX_DOMAINS];
+    const size_t n_files = domains_load(files, opt.data, opt.domains, opt.split, m->tokenizer, 1);
+    GateScore *layers = allocate(n_files * m->n_extensions * L, sizeof *layers);
+    Score scores[MAX_DOMAINS];
+    for (size_t i = 0; i < n_files; i++)
+        scores[i] = evaluate(m, &files[i], (size_t)opt.context, layers + i * m->n_extensions * L);
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        printf("\n%-10s %-6s %9s %8s %9s\n", m->n_extensions > 1 ? opt.extension[e] : "", "layer", "mean gate", "closed", "|residue|");
+        for (size_t i = 0; i < n_files; i++)
+            for (size_t l = 0; l <= L; l++) {
+                const GateScore g = l < L ? layers[(i * m->n_extensions + e) * L + l] : scores[i].gates[e];
+                char layer[24] = "all";
+                if (l < L) snprintf(layer, sizeof layer, "%zu", l + 1);
+                printf("%-10s %-6s %9.4f %7.1f%% %9.5f\n", l ? "" : files[i].domain, layer, g.gate, 100 * g.closed, g.residue);
+            }
+    }
+    printf("\n%-10s %9s %22s %22s\n", "nats", "all", "first eighth of window", "last half");
+    for (size_t i = 0; i < n_files; i++) {
+        printf("%-10s %9.4f %22.4f %22.4f\n", files[i].domain, scores[i].loss, scores[i].early, scores[i].late);
+        free(files[i].ids);
+    }
+    free(layers);
+    model_free(m);
+}
+
+// A model after a stage of the experiment, which makes a line of its tables and csv files: at (languages) says how well it
+// does, the old domain first.
+typedef struct { char name[16]; size_t stage, trained; Score at[MAX_DOMAINS]; double lr, alpha, p, seconds; } Result;
 
 static void write_csv(const char *path, const Result *r, size_t count)
 {
@@ -2392,17 +2633,58 @@ static void write_csv(const char *path, const Result *r, size_t count)
     fprintf(file, "method,lr,seed,trainable_params,old_loss,new_loss,old_bpb,new_bpb,"
                   "gate_old,gate_new,closed_old,closed_new,alpha,p,new_rows,seconds\n");
     for (size_t i = 0; i < count; i++, r++) {
-        fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->name, r->lr, opt.seed, r->trained, r->old.loss,
-                r->new.loss, r->old.bpb, r->new.bpb);
-        csv_number(file, "%.6f", r->old.gate);
-        csv_number(file, "%.6f", r->new.gate);
-        csv_number(file, "%.6f", r->old.closed);
-        csv_number(file, "%.6f", r->new.closed);
+        fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->name, r->lr, opt.seed, r->trained, r->at[0].loss,
+                r->at[1].loss, r->at[0].bpb, r->at[1].bpb);
+        csv_number(file, "%.6f", r->at[0].gates[0].gate);
+        csv_number(file, "%.6f", r->at[1].gates[0].gate);
+        csv_number(file, "%.6f", r->at[0].gates[0].closed);
+        csv_number(file, "%.6f", r->at[1].gates[0].closed);
         csv_number(file, "%g", r->alpha);
         csv_number(file, "%g", r->p);
         fprintf(file, ",%ld,%.1f\n", opt.new_rows, r->seconds);
     }
     output_close(file);
+}
+
+// What result r has lost of a language since it had learnt it (language 0 is the backbone's, which is results[0]; k is
+// learnt in stage k); NAN for one that is being learnt or not yet. The stages of a method follow one another.
+static double forgets(const Result *results, const Result *r, size_t language)
+{
+    if (r->stage <= language) return NAN;
+    const Result *learnt = language ? r - (r->stage - language) : results;
+    return r->at[language].loss - learnt->at[language].loss;
+}
+
+// The csv of a chain of languages: a line for every stage of a method and language.
+static void write_chain(const char *path, const Result *results, size_t count, const Tokens *files, size_t n_files)
+{
+    FILE *file = output_open(path);
+    fprintf(file, "method,seed,stage,language,loss,bpb,forgets\n");
+    for (const Result *r = results; r < results + count; r++)
+        for (size_t i = 0; i < n_files; i++) {
+            fprintf(file, "%s,%ld,%s,%s,%.6f,%.6f", r->name, opt.seed, files[r->stage].domain, files[i].domain, r->at[i].loss, r->at[i].bpb);
+            csv_number(file, "%.6f", forgets(results, r, i));
+            fputc('\n', file);
+        }
+    output_close(file);
+}
+
+// The table of a chain: each language's loss after each stage and, once it was learnt, what was lost of it since.
+static void print_chain(const Result *results, size_t count, const Tokens *files, size_t n_files)
+{
+    printf("\n%-8s %-5s", "method", "stage");
+    for (size_t i = 0; i < n_files; i++) printf(" | %-5.5s %7s", files[i].domain, i + 1 < n_files ? "forgets" : "");
+    printf("\n");
+    for (const Result *r = results; r < results + count; r++) {
+        printf("%-8s %-5.5s", r->name, files[r->stage].domain);
+        for (size_t i = 0; i < n_files; i++) {
+            const double lost = forgets(results, r, i);
+            printf(" | %5.3f ", r->at[i].loss);
+            if (isnan(lost)) printf("%7s", "");
+            else printf("%+7.3f", lost);
+        }
+        printf("\n");
+    }
 }
 
 // The table, 80 columns: losses, and their change against the backbone, which is the first line.
@@ -2412,16 +2694,17 @@ static void print_table(const Result *r, size_t count)
     printf("%-8s %9s |  nats  change bits/B |  nats  change bits/B |", "method", "trained");
     printf(" %-3.3s %-3.3s %-2.2s %-2.2s\n", opt.old, opt.new, opt.old, opt.new);
     for (size_t i = 0; i < count; i++) {
-        const Score *scores[2] = {&r[i].old, &r[i].new}, *base[2] = {&r[0].old, &r[0].new};
+        const Score *at = r[i].at;
         printf("%-8s %9s |", r[i].name, thousands(r[i].trained));
         for (int k = 0; k < 2; k++) {
-            printf(" %6.3f ", scores[k]->loss);
-            if (i) printf("%+7.3f", scores[k]->loss - base[k]->loss);
+            printf(" %6.3f ", at[k].loss);
+            if (i) printf("%+7.3f", at[k].loss - r[0].at[k].loss);
             else printf("%7s", "");
-            printf(" %5.3f |", scores[k]->bpb);
+            printf(" %5.3f |", at[k].bpb);
         }
-        if (!isnan(r[i].old.gate))
-            printf(" %3.1f %3.1f %2.0f %2.0f", r[i].old.gate, r[i].new.gate, 100 * r[i].old.closed, 100 * r[i].new.closed);
+        if (!isnan(at[0].gates[0].gate))
+            printf(" %3.1f %3.1f %2.0f %2.0f", at[0].gates[0].gate, at[1].gates[0].gate, 100 * at[0].gates[0].closed,
+                   100 * at[1].gates[0].closed);
         printf("\n");
     }
 }
@@ -2463,18 +2746,23 @@ static void print_samples(const Result *results, size_t count, const Tokens *fil
     }
 }
 
-// A line for the table: m evaluated on the old and the new domain's file.
-static Result result_of(const char *name, const Model *m, const Tokens *files, double lr, double p, double seconds)
+// A line for the tables: m evaluated on the files of all languages.
+static Result result_of(const char *name, size_t stage, const Model *m, const Tokens *files, size_t n_files, double lr, double p,
+                        double seconds)
 {
-    const Extension *x = m->n_extensions ? m->extension[0] : NULL;
-    const size_t T = (size_t)opt.context;
-    Result r = {.trained = x ? x->w.size : m->w.size, .old = evaluate(m, &files[0], T), .new = evaluate(m, &files[1], T),
-                .lr = lr, .alpha = x && x->local != LOCAL_NONE ? x->alpha : (double)NAN, .p = p, .seconds = seconds};
+    const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
+    Result r = {.stage = stage, .trained = x ? x->w.size : m->w.size, .lr = lr, .p = p, .seconds = seconds,
+                .alpha = x && x->local != LOCAL_NONE ? x->alpha : (double)NAN};
     snprintf(r.name, sizeof r.name, "%s", name);
+    for (size_t i = 0; i < n_files; i++) {
+        r.at[i] = evaluate(m, &files[i], (size_t)opt.context, NULL);
+        if (!m->n_extensions) r.at[i].gates[0] = (GateScore){NAN, NAN, NAN};
+    }
     return r;
 }
 
-// The experiment: a backbone of the old domain, extended from the same weights with the same data by each method.
+// The experiment: a backbone of the old domain, extended from the same weights with the same data by each method; to
+// several new domains one after the other, all before being old ones.
 static void command_run(void)
 {
     enum { MOST = 16 };
@@ -2487,52 +2775,56 @@ static void command_run(void)
     if (!opt.out) opt.out = "out";
     if (strchr(opt.old, ',')) die("--old %s: run takes one old domain", opt.old);
     Tokenizer *tokenizer = tokenizer_load(opt.data);
-    Loader pretraining = loader_open(NULL, opt.old, tokenizer, (size_t)opt.context);
-    Loader extending = loader_open(opt.old, opt.new, tokenizer, (size_t)opt.context);
-    Tokens files[2] = {tokens_load(opt.data, opt.old, opt.split, tokenizer, 1),
-                       tokens_load(opt.data, opt.new, opt.split, tokenizer, 1)};
-    Model *m = model_new(&pretraining.new, tokenizer);
-    char *backbone = join(opt.out, "/", "backbone"), *csv = join(opt.out, "/", "results.csv");
+    char *languages = join(opt.old, ",", opt.new);
+    Tokens text[MAX_DOMAINS], files[MAX_DOMAINS];  // to train and to evaluate on, by language
+    const size_t n_files = domains_load(text, opt.data, languages, "train", tokenizer, (size_t)opt.context), stages = n_files - 1;
+    domains_load(files, opt.data, languages, opt.split, tokenizer, 1);
+    Model *m = model_new(&text[0], tokenizer);
+    char *backbone = join(opt.out, "/", "backbone"), *csv = join(opt.out, "/", stages > 1 ? "chain.csv" : "results.csv");
     make_folders(backbone, true);
     print_settings("run", m);
-    printf("data: %s; %s: %s tokens, %s: %s; %zu of the vocabulary never occur in %s\n\n", opt.data, opt.old,
-           thousands(pretraining.new.count), opt.new, thousands(extending.new.count), m->n_unseen, opt.old);
+    printf("data: %s; training tokens:", opt.data);
+    for (size_t i = 0; i < n_files; i++) printf("%s %s %s", i ? "," : "", text[i].domain, thousands(text[i].count));
+    printf("; %zu of the vocabulary never occur in %s\n\n", m->n_unseen, opt.old);
 
     // A training's last state stays until all is done: --resume takes finished ones from there.
-    Result results[MOST + 1];
-    char *state = state_path(backbone);
-    const double seconds = pretrain(m, &pretraining, state);
+    Result results[1 + MOST * MAX_DOMAINS];
+    char *states[1 + MOST * MAX_DOMAINS];
+    Loader loader = {.new = text[0], .seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, 3)};
+    states[0] = state_path(backbone);
+    const double seconds = pretrain(m, &loader, states[0]);
     model_save(m, backbone);
-    results[done++] = result_of("backbone", m, files, opt.pretrain_lr, NAN, seconds);
-    write_csv(csv, results, done);
+    results[done++] = result_of("backbone", 0, m, files, n_files, opt.pretrain_lr, NAN, seconds);
     model_free(m);
-    free(state);
     for (size_t i = 0; i < n_chosen; i++) {
         const Method *method = chosen[i];
-        char *path = join(opt.out, "/", method->name), *file = join(path, "", ".safetensors");
         m = model_load(backbone);
-        extending.random = random_stream((uint64_t)opt.seed, 3);
-        state = state_path(path);
-        const double seconds = extend(m, method, &extending, !strcmp(method->name, "neutral"), state);
-        results[done++] = result_of(method->name, m, files, isnan(opt.lr) ? method->lr : opt.lr, extending.p, seconds);
-        if (m->n_extensions) extension_save(m->extension[0], m, file);
-        else make_folders(path, true), model_save(m, path);
-        write_csv(csv, results, done);
+        for (size_t stage = 1; stage <= stages; stage++) {
+            char *name = stages > 1 ? join(method->name, "-", text[stage].domain) : join(method->name, "", "");
+            char *path = join(opt.out, "/", name), *file = join(path, "", ".safetensors");
+            memcpy(loader.old, text, stage * sizeof *text);
+            loader.n_old = stage;
+            loader.new = text[stage];
+            loader.random = random_stream((uint64_t)opt.seed, 3);
+            states[done] = state_path(path);
+            const double seconds = extend(m, method, &loader, !strcmp(method->name, "neutral"), states[done]);
+            results[done] = result_of(method->name, stage, m, files, n_files, isnan(opt.lr) ? method->lr : opt.lr, loader.p, seconds);
+            done++;
+            if (stages > 1 && method->sets == SET_LORA) lora_merge(m);
+            if (m->n_extensions) extension_save(m, file);
+            else make_folders(path, true), model_save(m, path);
+            if (stages > 1) write_chain(csv, results, done, files, n_files);
+            else write_csv(csv, results, done);
+            free(name), free(path), free(file);
+        }
         model_free(m);
-        free(state), free(path), free(file);
     }
-    print_table(results, done);
-    print_samples(results, done, files);
-    for (size_t i = 0; i < done; i++) {
-        char *path = join(opt.out, "/", results[i].name);
-        state = state_path(path);
-        remove(state);
-        free(path), free(state);
-    }
+    if (stages > 1) print_chain(results, done, files, n_files);
+    else print_table(results, done), print_samples(results, done, files);
+    for (size_t i = 0; i < done; i++) remove(states[i]), free(states[i]);
     printf("\n%s written\n", csv);
-    free(backbone), free(csv), free(files[0].ids), free(files[1].ids);
-    loader_free(&pretraining);
-    loader_free(&extending);
+    for (size_t i = 0; i < n_files; i++) free(text[i].ids), free(files[i].ids);
+    free(backbone), free(csv), free(languages);
 }
 
 static const struct { const char *name; int command; void (*run)(void); const char *about, *example; } commands[] = {
@@ -2543,6 +2835,8 @@ static const struct { const char *name; int command; void (*run)(void); const ch
      "nr extend -i models/en --data data/multi30k --old en --new fr -o fr.safetensors"},
     {"eval", EVAL, command_eval, "loss, perplexity and bits per byte over whole files",
      "nr eval -i models/en -x fr.safetensors --data data/multi30k --domains en,fr"},
+    {"gates", GATES, command_gates, "where, token by token, the gates of an extension open",
+     "nr gates -i models/en -x fr.safetensors --data data/multi30k \"A man who sings. Un homme qui chante.\""},
     {"sample", SAMPLE, command_sample, "continue a text", "nr sample -i models/en -x fr.safetensors -p \"Un homme\" -n 40"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
@@ -2611,19 +2905,21 @@ int main(int argc, char **argv)
     int i = 1, c = 0;
     if (i < argc && argv[i][0] != '-') {
         for (c = 0; c < COMMANDS && strcmp(commands[c].name, argv[i]); c++) {}
-        if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval or sample (nr --help)", argv[i]);
+        if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval, gates or sample (nr --help)", argv[i]);
         i++;
     } else if (i < argc && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))) {
         print_help(0);
         return 0;
     }
-    if (commands[c].command & (EXTEND | EVAL | SAMPLE)) opt.context = 0;  // the model's
+    if (commands[c].command & (EXTEND | EVAL | SAMPLE | GATES)) opt.context = 0;  // the model's
+    if (commands[c].command == GATES) opt.data = NULL;                            // no files, unless asked for
     while (i < argc) {
         const char *word = argv[i++];
         if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
             print_help(commands[c].command);
             return 0;
         }
+        if (*word != '-' && commands[c].command & (SAMPLE | GATES)) { opt.prompt = word; continue; }
         const Option *found = NULL;
         for (int o = 0; o < OPTIONS; o++)
             if ((options[o].commands & commands[c].command) && ((!strncmp(word, "--", 2) && !strcmp(word + 2, options[o].name))
