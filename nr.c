@@ -2836,41 +2836,58 @@ static const struct { const char *name; int command; void (*run)(void); const ch
     {"eval", EVAL, command_eval, "loss, perplexity and bits per byte over whole files",
      "nr eval -i models/en -x fr.safetensors --data data/multi30k --domains en,fr"},
     {"gates", GATES, command_gates, "where, token by token, the gates of an extension open",
-     "nr gates -i models/en -x fr.safetensors --data data/multi30k \"A man who sings. Un homme qui chante.\""},
+     "nr gates -i models/en -x fr.safetensors \"A man who sings. Un homme qui chante.\""},
     {"sample", SAMPLE, command_sample, "continue a text", "nr sample -i models/en -x fr.safetensors -p \"Un homme\" -n 40"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
+// Prints words after a heading, `indent` columns wide, in lines of at most 80 columns.
+static void print_wrapped(const char *heading, size_t indent, const char *text)
+{
+    size_t at = indent;
+    printf("%-*s", (int)indent, heading);
+    for (size_t length; *text; text += length + (text[length] == ' ')) {
+        length = strcspn(text, " ");
+        if (at > indent && at + 1 + length > 80) printf("\n%*s", (int)indent, ""), at = indent;
+        at += (size_t)printf("%s%.*s", at > indent ? " " : "", (int)length, text);
+    }
+    printf("\n");
+}
+
+// The manual of a command; of all of them, if command is 0.
 static void print_help(int command)
 {
+    if (!command) printf("nr: teach a GPT a new language without forgetting the old one (neutral residues)\n\n");
+    for (int i = 0; i < COMMANDS; i++) {
+        char heading[32];
+        snprintf(heading, sizeof heading, command ? "nr %s: " : "  nr %-9s ", commands[i].name);
+        if (!command || commands[i].command == command) print_wrapped(heading, strlen(heading), commands[i].about);
+        if (commands[i].command == command) printf("\n  %s\n\n", commands[i].example);
+    }
     if (!command) {
-        printf("nr: teach a GPT a new language without forgetting the old one (neutral residues)\n\n");
-        for (int i = 0; i < COMMANDS; i++) printf("  nr %-9s %s\n", commands[i].name, commands[i].about);
         printf("\nnr COMMAND --help lists the options of a command. nr alone is nr run.\n");
         return;
     }
-    for (int i = 0; i < COMMANDS; i++)
-        if (commands[i].command == command)
-            printf("nr %s: %s\n\n  %s\n\n", commands[i].name, commands[i].about, commands[i].example);
-    for (int i = 0; i < OPTIONS; i++) {
-        const Option *o = &options[i];
+    for (const Option *o = options; o < options + OPTIONS; o++) {
         if (!(o->commands & command)) continue;
-        char name[64], value[128] = "";
-        snprintf(name, sizeof name, "--%s%s%c", o->name, o->letter ? ", -" : "", o->letter ? o->letter : ' ');
-        printf("  %-18s %s", name, o->help);
-        if (o->choices) printf(" (%s)", o->choices);
-        if (o->type == 'i') snprintf(value, sizeof value, "%ld", *(long *)o->value);
-        else if (o->type == 'r' && !isnan(*(double *)o->value)) snprintf(value, sizeof value, "%g", *(double *)o->value);
-        else if (o->type == 's' && *(char **)o->value) snprintf(value, sizeof value, "%s", *(char **)o->value);
-        if (*value) printf(" [%s]", value);
-        printf("\n");
+        char name[64], value[128] = "", text[512];
+        snprintf(name, sizeof name, "  --%s%s%c", o->name, o->letter ? ", -" : "", o->letter ? o->letter : ' ');
+        if (o->type == 'i') snprintf(value, sizeof value, " [%ld]", *(long *)o->value);
+        else if (o->type == 'r' && !isnan(*(double *)o->value)) snprintf(value, sizeof value, " [%g]", *(double *)o->value);
+        else if (o->type == 's' && *(char **)o->value) snprintf(value, sizeof value, " [%s]", *(char **)o->value);
+        snprintf(text, sizeof text, "%s%s%s%s", o->help, o->choices ? ": " : "", o->choices ? o->choices : "", value);
+        print_wrapped(name, 20, text);
     }
     if (!(command & (RUN | EXTEND))) return;
     printf("\nMethods, and the defaults they set:\n");
-    for (int i = 0; i < METHODS; i++)
-        printf("  %-9s --lr %g --p %g --gate %s --local %s --init %s --alpha %g  %s\n", methods[i].name, methods[i].lr,
-               methods[i].p, gate_names[methods[i].gate], local_names[methods[i].local], init_names[methods[i].init],
-               methods[i].alpha, methods[i].about);
+    for (int i = 0; i < METHODS; i++) {
+        const Method *method = &methods[i];
+        printf("  %-9s %s\n            --lr %g --p %g", method->name, method->about, method->lr, method->p);
+        if (method->sets & SET_ADAPTER)
+            printf(" --gate %s --local %s --init %s --alpha %g", gate_names[method->gate], local_names[method->local],
+                   init_names[method->init], method->alpha);
+        printf("\n");
+    }
 }
 
 // Checks a value and stores it where the option's entry says.
