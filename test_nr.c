@@ -823,6 +823,45 @@ static void test_loader(void)
     }
 }
 
+// Negative domains take as many sequences as old ones, as old ones to l_local, but without targets.
+static void test_negatives(void)
+{
+    enum { N = 20000, T = 8, COUNT = 60 };
+    uint16_t ids[3][COUNT];
+    int domain[3] = {0}, wrong = 0, x[T], y[T], is_old[T];
+    begin("loader, negatives");
+    for (int k = 0; k < 3; k++)
+        for (int t = 0; t < COUNT; t++) ids[k][t] = (uint16_t)k;
+    Loader loader = {.n_old = 1, .n_negative = 1, .p = 0.2, .random = random_stream(7, 3), .old = {{"", ids[0], COUNT}},
+                     .negative = {{"", ids[1], COUNT}}, .new = {"", ids[2], COUNT}};
+    for (int n = 0; n < N; n++) {
+        loader_next(&loader, x, y, is_old, 1, T);
+        for (int t = 0; t < T; t++) wrong += (y[t] < 0) != (x[0] == 1) || is_old[t] != (x[0] < 2);
+        domain[x[0]]++;
+    }
+    expect(wrong == 0, "%d tokens have other targets or another domain", wrong);
+    for (int k = 0; k < 3; k++) {
+        const double share = k < 2 ? 0.2 : 0.6;
+        expect(fabs((double)domain[k] / N - share) <= 4 * sqrt(share * (1 - share) / N), "%d of %d are of domain %d", domain[k], N, k);
+    }
+}
+
+// A LoRA put into the weights computes what it computed beside them, and its tokens count as seen.
+static void test_merge(void)
+{
+    enum { B = 2, T = 6 };
+    int text[B * T];
+    begin("a merged LoRA computes the same");
+    Model *m = random_model(tiny);
+    plug(m, ways[LORA], "low", 7, 3, true, false);
+    draw_tokens(text, B * T, tiny.vocab), text[0] = 4;
+    const real *before = logits_of(m, text, B, T);
+    lora_merge(m);
+    compare(rounding, logits_of(m, text, B, T), before, B * T * tiny.vocab, "logits");
+    expect(m->n_extensions == 0 && m->n_unseen == 0 && m->fingerprint == fingerprint(&m->w), "it is not a model like any other");
+    model_free(m);
+}
+
 static void test_adamw(void)
 {
     const Dims d = tiny;
@@ -1142,6 +1181,13 @@ static const struct { const char *command, *words; } made[] = {
     {EVAL_OF("tuned"), "bits/byte"},
     {"./nr run --data $D/data -o $D/run --layers 1 --heads 2 --channels 16 --context 16 --pretrain-steps 5 --steps 5 > $D/table &&"
      " cat $D/run/results.csv", "\nneutral,"},
+    {EXTEND_TO("context.safetensors") "--method neutral --gate-from first --negatives fr", "context.safetensors written"},
+    {EVAL_OF("model") "-x $D/neutral.safetensors -x $D/context.safetensors && cat $D/kept", "closed_1,gate_2,closed_2\nen,val,"},
+    {"./nr run --data $D/data -o $D/chain --new fr,en --methods finetune,lora,neutral --layers 1 --heads 2 --channels 16 --context 16"
+     " --pretrain-steps 5 --steps 5 > $D/table && cat $D/chain/chain.csv", "\nneutral,1,en,fr,"},
+    {EVAL_OF("chain/backbone") "-x $D/chain/neutral-fr.safetensors -x $D/chain/neutral-en.safetensors", "bits/byte"},
+    {EVAL_OF("chain/lora-en"), "bits/byte"},
+    {"./nr gates -i $D/model -x $D/neutral.safetensors 'the dog' --data $D/data", "\nfr         1 "},
     {SAMPLE_OF "--seed 3 > $D/a && " SAMPLE_OF "--seed 3 > $D/b && cmp $D/a $D/b && cat $D/a", "the dog"},
     {SAMPLE_OF "--seed 4 > $D/b && ! cmp -s $D/a $D/b && cat $D/b", "the dog"},
     {SAMPLE_OF "--temperature 0 > $D/a && " SAMPLE_OF "--top-p 1e-9 > $D/b && cmp $D/a $D/b && cat $D/a", "the dog"},
@@ -1224,6 +1270,16 @@ static const struct { const char *command, *words; } refused[] = {
     {"./nr fly", "fly: not a command, expected run, pretrain"},
     {EVAL_OF("none"), "none/config.json: No such file"},
     {EVAL_OF("other") "-x $D/neutral.safetensors", "neutral.safetensors: made for the backbone with fingerprint"},
+    {EVAL_OF("model") "-x $D/lora.safetensors", "lora.safetensors: trained on extensions"},
+    {EVAL_OF("model") "-x $D/adapter.safetensors -x $D/lora.safetensors", "lora.safetensors: trained on extensions"},
+    {EXTEND_TO("kept") "--method lora --gate-from first", "--gate-from"},
+    {EXTEND_TO("kept") "--method adapter --gate-from first", "--gate-from first: needs a --gate"},
+    {EXTEND_TO("kept") "--negatives en --p 0.6", "--p 0.6: at most 0.5 with --negatives"},
+    {EXTEND_TO("kept") "--negatives xx", "data/xx_train.bin: No such file"},
+    {"./nr gates -i $D/model 'the dog'", "gates: -x FILE is missing"},
+    {"./nr gates -i $D/model -x $D/lora.safetensors 'the dog'", "lora.safetensors: trained on extensions"},
+    {"./nr gates -i $D/model -x $D/adapter.safetensors 'the dog'", "adapter.safetensors: has no gates"},
+    {"./nr gates -i $D/model -x $D/neutral.safetensors 'the dog the dog the dog the dog the dog the dog'", "the model's context 16"},
     {EVAL_OF("model") "-x $D/model/model.safetensors", "model.safetensors: its metadata has no \"backbone\""},
     {EVAL_OF("model") "-x $D/strange.safetensors", "strange.safetensors: its metadata has no \"backbone\""},
     {EVAL_OF("model") "-x $D/cut.safetensors", "cut.safetensors: "},
@@ -1427,6 +1483,8 @@ int main(int argc, char **argv)
     test_reference();
     test_frozen();
     test_loader();
+    test_negatives();
+    test_merge();
     test_adamw();
     test_overfit();
     test_words();
