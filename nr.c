@@ -2411,6 +2411,11 @@ static double extend(Model *m, const Method *method, Loader *loader, bool ablate
     loader->p = strcmp(method->name, "naive") && !isnan(opt.p) ? opt.p : method->p;
     if (loader->n_negative && loader->p > 0.5) die("--p %g: at most 0.5 with --negatives, which take as much", loader->p);
     bool *met = tokens_met(&loader->new, m->dims.vocab);
+    for (size_t i = 0; i < loader->n_negative; i++) {  // an extension that others shall be added to keeps to its own rows
+        bool *theirs = tokens_met(&loader->negative[i], m->dims.vocab);
+        for (size_t v = 0; v < m->dims.vocab; v++) met[v] &= !theirs[v];
+        free(theirs);
+    }
     Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate, met);
     free(met);
     if (x) x->p = loader->p, x->lr = recipe.lr, x->steps = recipe.steps;
