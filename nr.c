@@ -774,7 +774,7 @@ static size_t tensor_layers(int id, const Dims *d) { return strchr(table[id].nam
 
 // Some of the table's tensors in one piece of memory, in table order, each with all its layers together. Parameters are
 // held so, their gradients and AdamW's moments too.
-typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;  // at: NULL if not in the set
+typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;  // NULL and 0 if not in the set
 
 // How many values the tensors of `sets` have.
 static size_t tensors_size(int sets, const Dims *d)
@@ -785,14 +785,23 @@ static size_t tensors_size(int sets, const Dims *d)
     return size;
 }
 
-static Tensors tensors_allocate(int sets, const Dims *d)
+// The tensors of `sets`, their sizes only: there is no memory for them yet.
+static Tensors tensors_lay_out(int sets, const Dims *d)
 {
     Tensors t = {.size = tensors_size(sets, d)};
+    for (int id = 0; id < TENSORS; id++)
+        if (table[id].set & sets) t.layer_size[id] = tensor_size(id, d);
+    return t;
+}
+
+// The tensors of `sets`, all zero.
+static Tensors tensors_allocate(int sets, const Dims *d)
+{
+    Tensors t = tensors_lay_out(sets, d);
     real *next = t.memory = allocate(t.size, sizeof(real));
     for (int id = 0; id < TENSORS; id++) {
-        if (!(table[id].set & sets)) continue;
+        if (!t.layer_size[id]) continue;
         t.at[id] = next;
-        t.layer_size[id] = tensor_size(id, d);
         next += tensor_layers(id, d) * t.layer_size[id];
     }
     return t;
@@ -945,6 +954,8 @@ typedef struct {
 // A buffer at the end of the activations' memory or, while that is not there yet, its size.
 static Buffer buffer(Activations *a, size_t layers, size_t rows, size_t width, bool keep)
 {
+    if ((double)layers * (double)rows * (double)width > 0x1p48)  // sums of these are far from overflow
+        die("out of memory: activations of %zu layers, %zu x %zu numbers each", layers, rows, width);
     const size_t size = round_up(rows * width, 16);
     Buffer b = {a->memory ? a->memory + a->size : NULL, keep ? size : 0, width};
     a->size += keep ? layers * size : size;
@@ -1442,7 +1453,7 @@ static void entries_add(StoredList *e, const char *prefix, const Tensors *t, con
 {
     if (!e->at) e->at = allocate(3 * TENSORS * d->layers + 1, sizeof(Stored));
     for (int id = 0; id < TENSORS; id++)
-        for (size_t l = 0; t->at[id] && l < tensor_layers(id, d); l++) {
+        for (size_t l = 0; t->layer_size[id] && l < tensor_layers(id, d); l++) {
             Stored *entry = &e->at[e->count++];
             const int length = snprintf(entry->name, sizeof entry->name, "%s", prefix);
             snprintf(entry->name + length, sizeof entry->name - (size_t)length, table[id].name, (int)l);
@@ -1539,8 +1550,7 @@ static bool whole_number(const Json *x, uint64_t most)
 // when read.
 static Safetensors safetensors_open(const char *path)
 {
-    Safetensors s = {strdup(path), fopen(path, "rb"), 0, 0, NULL};
-    if (!s.file) die("%s: %s", path, strerror(errno));
+    Safetensors s = {strdup(path), open_file(path), 0, 0, NULL};
     uint64_t length = 0;
     if (fseeko(s.file, 0, SEEK_END)) die("%s: %s", path, strerror(errno));
     const uint64_t whole = (uint64_t)ftello(s.file);
@@ -1592,9 +1602,9 @@ static const Json *safetensors_find(const Safetensors *s, const char *name)
     return x ? x : json_get(s->header, longer);
 }
 
-// Fills every entry's data from the file. Dies on a missing tensor, another dtype or shape, and on tensors that are not
-// asked for, except Hugging Face's causal masks and the copy of the tied head.
-static void safetensors_read(const Safetensors *s, const StoredList *e)
+// Dies unless the header has every entry's tensor with its dtype and shape, and no others, except Hugging Face's causal masks
+// and the copy of the tied head. Then the file has as many bytes as the entries, whose data need not be there yet.
+static void safetensors_check(const Safetensors *s, const StoredList *e)
 {
     size_t known = 0, others = 0;
     for (size_t i = 0; i < e->count; i++) {
@@ -1614,6 +1624,22 @@ static void safetensors_read(const Safetensors *s, const StoredList *e)
         if (side) die("%s: %s has more than %zu dimensions", s->path, x->name, x->rank);
         if (begin->next->number - begin->number != 4.0 * (double)count)
             die("%s: %s has %.0f bytes, expected %zu", s->path, x->name, begin->next->number - begin->number, 4 * count);
+    }
+    for (const Json *x = s->header->child; x; x = x->next) {
+        const char *mask = strstr(x->key, ".attn.bias") ? strstr(x->key, ".attn.bias") : strstr(x->key, ".attn.masked_bias");
+        if (!mask && strcmp(x->key, "lm_head.weight") && strcmp(x->key, "__metadata__")) others++;
+    }
+    if (others > known) die("%s: has %zu tensors that do not belong to it", s->path, others - known);
+}
+
+// Fills every entry's data from the file, which must pass safetensors_check and have the hash that its metadata says.
+static void safetensors_read(const Safetensors *s, const StoredList *e)
+{
+    safetensors_check(s, e);
+    for (size_t i = 0; i < e->count; i++) {
+        const Stored *x = &e->at[i];
+        const size_t count = x->shape[0] * x->shape[1];
+        const Json *begin = json_get(safetensors_find(s, x->name), "data_offsets")->child;
         if (fseeko(s->file, (off_t)(s->start + (uint64_t)begin->number), SEEK_SET)
             || fread(x->data, 4, count, s->file) != count)
             die("%s: %s cannot be read: %s", s->path, x->name, strerror(errno));
@@ -1624,17 +1650,30 @@ static void safetensors_read(const Safetensors *s, const StoredList *e)
                 ((real *)x->data)[k] = (real)value;
             }
     }
-    for (const Json *x = s->header->child; x; x = x->next) {
-        const char *mask = strstr(x->key, ".attn.bias") ? strstr(x->key, ".attn.bias") : strstr(x->key, ".attn.masked_bias");
-        if (!mask && strcmp(x->key, "lm_head.weight") && strcmp(x->key, "__metadata__")) others++;
-    }
-    if (others > known) die("%s: has %zu tensors that do not belong to it", s->path, others - known);
     const Json *metadata = json_get(s->header, "__metadata__");
     const Json *hash = metadata && metadata->type == '{' ? json_get(metadata, "hash") : NULL;
     char digits[17];
     entries_hash(digits, e);
     if (hash && (hash->type != '"' || strcmp(hash->string, digits)))
         die("%s: damaged: its values have hash %s, its metadata says %.16s", s->path, digits, hash->type == '"' ? hash->string : "?");
+}
+
+// Reads the tensors of `sets` and, into ids (d->rows), the tokens of the rows among them. Sizes can be claimed: they get memory
+// once the header agrees, and so the file is as large.
+static Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *ids)
+{
+    Tensors t = tensors_lay_out(sets, d);
+    StoredList entries = {0};
+    entries_add(&entries, "", &t, d);
+    entries_add_ids(&entries, ids, d->rows);
+    safetensors_check(s, &entries);
+    t = tensors_allocate(sets, d);
+    entries.count = 0;
+    entries_add(&entries, "", &t, d);
+    entries_add_ids(&entries, ids, d->rows);
+    safetensors_read(s, &entries);
+    free(entries.at);
+    return t;
 }
 
 // Is `text` one of the choices, which are separated by "|"?
@@ -1723,11 +1762,7 @@ static Model *model_load(const char *folder)
 
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     Safetensors file = safetensors_open(path);
-    m->w = tensors_allocate(SET_BACKBONE, &m->dims);
-    StoredList entries = {0};
-    entries_add(&entries, "", &m->w, &m->dims);
-    safetensors_read(&file, &entries);
-    free(entries.at);
+    m->w = tensors_load(&file, SET_BACKBONE, &m->dims, NULL);
     safetensors_close(&file);
     m->wte = m->w.at[WTE];
     m->fingerprint = fingerprint(&m->w);
@@ -1873,12 +1908,7 @@ static void extension_load(Model *m, const char *path)
     x->sets = (x->dims.hidden ? SET_ADAPTER : 0) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0)
             | (x->dims.rank ? SET_LORA : 0) | (x->dims.rows ? SET_ROWS : 0);
     x->ids = allocate(x->dims.rows + 1, sizeof(int));
-    x->w = tensors_allocate(x->sets, &x->dims);
-    StoredList entries = {0};
-    entries_add(&entries, "", &x->w, &x->dims);
-    entries_add_ids(&entries, x->ids, x->dims.rows);
-    safetensors_read(&s, &entries);
-    free(entries.at);
+    x->w = tensors_load(&s, x->sets, &x->dims, x->ids);
     for (size_t i = 0; i < x->dims.rows; i++)
         if (x->ids[i] < 0 || (size_t)x->ids[i] >= m->dims.vocab)
             die("%s: wte.ids has %d, beyond the vocabulary of %zu", path, x->ids[i], m->dims.vocab);
@@ -2900,6 +2930,7 @@ static void option_set(const Option *o, const char *value)
 {
     char *end;
     if (o->type == 's' || o->type == 'x') {
+        if (!*value && o->value != &opt.prompt) die("--%s: its value is empty", o->name);
         if (o->choices && !choice_known(o->choices, value)) die("--%s %s: not known, expected %s", o->name, value, o->choices);
         if (o->type == 's') { *(const char **)o->value = value; return; }
         int i = 0;

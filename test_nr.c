@@ -1247,6 +1247,8 @@ static const struct { const char *command, *words; } refused[] = {
     {PRETRAIN_ON("data") "-o $D/out --batch 1.5", "--batch 1.5: expected a whole number from 1"},
     {PRETRAIN_ON("data") "-o $D/out --heads 3", "3 heads do not divide 16 channels"},
     {PRETRAIN_ON("data") "-o $D/kept/out", "kept: cannot be made a folder: a file is in its place"},
+    {PRETRAIN_ON("data") "-o ''", "--out: its value is empty"},
+    {PRETRAIN_ON("data") "-o $D/model --batch 65536 --context 1024 --heads 16 --layers 1024", "out of memory: activations of 1024 layers"},
     {PRETRAIN_ON("data"), "pretrain: -o FOLDER is missing"},
     {"./prepare_data.sh files en=$D/line.txt fr=$D/fr.txt -o $D/out", "has 1 line"},
     {"./prepare_data.sh files --lines en=$D/line.txt fr=$D/fr.txt -o $D/out", "has 1 line"},
@@ -1285,6 +1287,7 @@ static const struct { const char *command, *words; } refused[] = {
     {EVAL_OF("model") "-x $D/cut.safetensors", "cut.safetensors: "},
     {EVAL_OF("model") "-x $D/flipped.safetensors", "flipped.safetensors: damaged"},
     {EVAL_OF("model") "-x $D/ids.safetensors", "ids.safetensors: "},
+    {EVAL_OF("model") "-x $D/model", "model: is a folder, not a file"},
     {EVAL_OF("model") "-x $D/line.txt", "line.txt: says its header has"},
     {EVAL_OF("model") "-x $D/short.safetensors", "short.safetensors: says its header has 1048576 bytes"},
     {EVAL_OF("model") "-x $D/long.safetensors", "long.safetensors: says its header has 18446744073709551611 bytes"},
@@ -1327,12 +1330,14 @@ static const struct { const char *file, *script, *words; } edited[] = {
     {"config.json", "s/_head\": 2/_head\": 0/", "config.json: \"n_head\" is missing or not a whole number"},
     {"config.json", "s/_head\": 2/_head\": 2, \"n_inner\": 63/", "config.json: \"n_inner\" is 63, but nr computes with 4 n_embd"},
     {"config.json", "s/_embd\": 16/_embd\": 18/", "model.safetensors: wte.weight: side 1 of its shape is 16, expected 18"},
+    {"config.json", "s/_layer\": 2/_layer\": 256/; s/_embd\": 16/_embd\": 1024/", "wte.weight: side 1 of its shape is 16, expected 1024"},
     {"config.json", "s/b_size\": /b_size\": 1/", "config.json: \"vocab_size\" is 1"},
     {"vocab.json", "s/{/{{/", "vocab.json: JSON: expected '\"' at byte 1, found '{'"},
     {"vocab.json", "s/: 7,/: 8,/", "vocab.json: id 8 is both"},
     {"merges.txt", "2s/$/?/", "merges.txt: line 2: "},
     {"merges.txt", "2s/ //", "merges.txt: line 2: expected two tokens and a space between"},
     {"merges.txt", "2d", "merges.txt: "},
+    {"merges.txt", "$p", "merges.txt: more than "},
 };
 
 static void make_damaged(void)
