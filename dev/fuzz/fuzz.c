@@ -177,9 +177,11 @@ static void make_files(void)
     model_save(m, folder);
 
     Extension x = {.method = "neutral", .dims = m->dims, .ids = m->unseen, .sets = SET_ADAPTER | SET_GATE | SET_LORA | SET_ROWS};
-    x.dims.hidden = x.dims.rank = 1, x.dims.rows = 2;
+    x.dims.hidden = x.dims.rank = 1, x.dims.rows = 2, x.dims.gate = m->dims.channels;
     x.w = tensors_allocate(x.sets, &x.dims);
-    extension_save(&x, m, path_of("extension.safetensors"));
+    m->extension[m->n_extensions++] = &x;
+    extension_save(m, path_of("extension.safetensors"));
+    m->n_extensions = 0;
 
     const Tensors w = {.at = {[LNF_W] = values}, .layer_size = {[LNF_W] = m->dims.channels}};
     entries_add(&training, "w.", &w, &m->dims);
