@@ -23,8 +23,12 @@ Wg are drawn with variance 1/(C L); w = 0 and b = 1 open every gate: while Wo is
 gate that is closed on every token never would.
 
 Rivals, on the same data: finetune (train all weights), lora (W + A B beside every linear layer, A B of low rank),
-adapter (A(u) alone: no gate, no penalty). Ours, not the paper's: rows of the token embedding that the backbone never
-trained, because its text lacked the token, are trained with any extension (--new-rows 1).
+adapter (A(u) alone: no gate, no penalty).
+
+Ours, not the paper's. Rows of the token embedding that the backbone never trained, because its text lacked the token, are
+trained with any extension (--new-rows 1). Extensions add up: x + FFN(u) + r_1(u) + r_2(u) + ..., all but the last frozen, its
+penalty on the tokens of every domain before. And a gate may read the context (--gate-from first), in every layer the first
+block's u, before any extension acts, and its mean over the positions so far: g = ReLU(w . [u_1; mean u_1] + b).
 
 Conventions. A token is a row: activations are (rows, channels), a linear layer is x W + b with W (in, out), as in
 Hugging Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make n = B T rows. C channels, NH heads, L
