@@ -37,6 +37,7 @@ respect to x, and NULL for a gradient that nobody needs. A backward pass writes 
 a step, and adds to the gradient of the residual stream.
 */
 #define _POSIX_C_SOURCE 200809L
+#include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -1322,9 +1323,9 @@ static double tensors_norm(const Tensors *t)
 
 // One step on w with gradients g: first and second moments m and v, corrected for their start at zero; a gradient
 // longer than `clip` is scaled to it; matrices (not biases, LayerNorms, gates) shrink by lr * decay, apart from the
-// gradient.
-static void adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v, const Dims *d, long step,
-                       double lr, double decay, double clip)
+// gradient. Returns the gradient's norm: if that is not finite, w no longer holds numbers.
+static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v, const Dims *d, long step,
+                         double lr, double decay, double clip)
 {
     const double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
     const real scale = (real)(norm > clip ? clip / norm : 1), b1 = (real)beta1, b2 = (real)beta2, epsilon = (real)1e-8;
@@ -1344,6 +1345,7 @@ static void adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, con
             wt[i] = wt[i] * keep - rate * mt[i] / (sqrt(vt[i] * correction) + epsilon);
         }
     }
+    return norm;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -1452,7 +1454,8 @@ static void loader_free(Loader *loader)
 typedef struct { char name[64]; const char *dtype; size_t rank, shape[2]; void *data; } Stored;
 typedef struct { Stored *at; size_t count; } StoredList;
 
-// Adds the tensors of t to a list, their names after `prefix`. The list has room for 3 sets of tensors and for wte.ids.
+// Adds the tensors of t to a list, their names after `prefix`. The list has room for 3 sets of tensors and for one list of
+// whole numbers.
 static void entries_add(StoredList *e, const char *prefix, const Tensors *t, const Dims *d)
 {
     if (!e->at) e->at = allocate(3 * TENSORS * d->layers + 1, sizeof(Stored));
@@ -1955,30 +1958,52 @@ typedef struct {
     bool resume;                   // go on from that file if it is there
 } Recipe;
 
-// Saves or loads all that decides how a training goes on: the tensors that train and AdamW's moments in `entries`, the step, the
-// seconds so far and the loader's random state. `settings` must be those that the state was saved under.
-static void state_save(const char *path, const StoredList *entries, const char *settings, long step, double seconds,
-                       Random random)
+// Everything that a training depends on, in words and two hashes: of the weights it starts from, those of all extensions
+// too, and of the text. One that was saved under other settings must not go on under these.
+static void settings_write(char text[512], const char *label, const Model *m, const Extension *x, const Recipe *r,
+                           const Loader *loader)
 {
-    char number[3][32];
-    snprintf(number[0], 32, "%ld", step);
-    snprintf(number[1], 32, "%.3f", seconds);
-    snprintf(number[2], 32, "%016" PRIx64, random.state);
-    safetensors_write(path, entries, (const char *[]){"settings", settings, "step", number[0], "seconds", number[1], "random",
-                                                      number[2], NULL});
+    const Dims *d = x ? &x->dims : &m->dims;
+    uint64_t weights = fingerprint(&m->w), data = 0;
+    for (size_t e = 0; e < m->n_extensions; e++)
+        weights = hash_values(weights, m->extension[e]->w.memory, m->extension[e]->w.size);
+    for (size_t f = 0; f <= loader->n_old; f++) {
+        const Tokens *file = f < loader->n_old ? &loader->old[f] : &loader->new;
+        for (size_t i = 0; i < file->count; i++) data = data * HASH_FACTOR + file->ids[i] + 1;
+        data = data * HASH_FACTOR;  // where a file ends
+    }
+    snprintf(text, 512, "%s, %ld steps, batch %ld, context %ld, lr %.15g, warmup %ld, floor %g, decay %g, p %.15g, gate %s, "
+             "local %s, alpha %.15g, init %s, heads %zu, hidden %zu, rank %zu, new rows %zu, seed %" PRIu64
+             ", weights %016" PRIx64 ", data %016" PRIx64, label, r->steps, r->batch, r->context, r->lr, r->warmup, r->floor,
+             r->decay, loader->p, x ? gate_names[x->gate] : "-", x ? local_names[x->local] : "-", x ? x->alpha : 0,
+             x ? init_names[x->init] : "-", d->heads, d->hidden, d->rank, d->rows, loader->seed, weights, data);
 }
 
-static void state_load(const char *path, const StoredList *entries, const char *settings, long *step, double *seconds,
-                       Random *random)
+// Saves or loads all that decides how a training goes on: in `entries` the tensors that train, AdamW's moments, the step
+// and the loader's random state; beside them the settings, and the seconds so far.
+static void state_save(const char *path, const StoredList *entries, const char *settings, double seconds)
+{
+    char number[32];
+    snprintf(number, sizeof number, "%.3f", seconds);
+    safetensors_write(path, entries, (const char *[]){"settings", settings, "seconds", number, NULL});
+}
+
+// Returns the seconds. Dies, naming the first of the settings that differs, if the state was saved under others.
+static double state_load(const char *path, const StoredList *entries, const char *settings)
 {
     Safetensors s = safetensors_open(path);
-    if (strcmp(metadata_text(&s, "settings"), settings))
-        die("%s: saved under other settings (%s), these are %s", path, metadata_text(&s, "settings"), settings);
+    const char *saved = metadata_text(&s, "settings"), *here = settings;
+    for (size_t i = 0; saved[i] && saved[i] == settings[i]; i++)
+        if (saved[i] == ' ' && saved[i - 1] == ',') here = settings + i + 1;
+    if (strcmp(saved, settings)) {
+        saved += here - settings;
+        die("%s: saved under other settings: %.*s, and now %.*s", path, (int)strcspn(saved, ","), saved, (int)strcspn(here, ","),
+            here);
+    }
     safetensors_read(&s, entries);
-    *step = (long)metadata_number(&s, "step", 1e15);
-    *seconds = metadata_number(&s, "seconds", 1e15);
-    random->state = strtoull(metadata_text(&s, "random"), NULL, 16);
+    const double seconds = metadata_number(&s, "seconds", 1e15);
     safetensors_close(&s);
+    return seconds;
 }
 
 // Trains extension x, the last of m's, or the backbone if x is NULL, on what the loader draws. Returns the seconds it took, over
@@ -1994,24 +2019,25 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
     int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
     printf("%-9s %zu parameters, %ld steps of %zu x %zu tokens, lr %g; %.1f MB of gradients and moments, %.1f of activations\n",
            label, w->size, r->steps, B, T, r->lr, 3e-6 * (double)(w->size * sizeof(real)), 1e-6 * (double)(a.size * sizeof(real)));
-    fflush(stdout);
 
-    char settings[256];
-    snprintf(settings, sizeof settings,
-             "%s, %ld steps of %zu x %zu, lr %g, p %g, %s, %s, alpha %g, seed %" PRIu64 ", from %016" PRIx64,
-             label, r->steps, B, T, r->lr, loader->p, x ? gate_names[x->gate] : "-", x ? local_names[x->local] : "-",
-             x ? x->alpha : 0, loader->seed, m->fingerprint);
+    char settings[512];
+    settings_write(settings, label, m, x, r, loader);
+    int place[3] = {0};  // the step, and the loader's random state in two halves
     StoredList entries = {0};
     entries_add(&entries, "w.", w, d);
     entries_add(&entries, "m.", &m1, d);
     entries_add(&entries, "v.", &m2, d);
+    entries.at[entries.count++] = (Stored){"place", "I32", 1, {3, 1}, place};
     long step = 0;
     double before = 0;
     if (r->resume && !access(r->state, F_OK)) {
-        state_load(r->state, &entries, settings, &step, &before, &loader->random);
+        before = state_load(r->state, &entries, settings);
+        step = place[0];
+        memcpy(&loader->random.state, place + 1, sizeof loader->random.state);
         embedding_refresh(m);
         printf("%-9s goes on from step %ld of %s\n", label, step, r->state);
     }
+    fflush(stdout);
     const double start = now();
     const long first = step;
     while (step < r->steps && !interrupted) {
@@ -2023,13 +2049,17 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
             die("%s: the loss is %g at step %ld; a lower --lr may help", label, loss.lm + loss.local, step);
         model_backward(m, &a, &grad, tokens, targets);
         const double lr = learning_rate(r->lr, step, r->steps, r->warmup, r->floor);
-        adamw_step(w, &grad, &m1, &m2, d, step, lr, r->decay, 1);
+        const double norm = adamw_step(w, &grad, &m1, &m2, d, step, lr, r->decay, 1);
+        if (!isfinite(norm)) die("%s: the gradient's norm is %g at step %ld; a lower --lr may help", label, norm, step);
         embedding_refresh(m);
         char state[64];
         snprintf(state, sizeof state, x && x->local != LOCAL_NONE ? "loss %.3f + %.4f local" : "loss %.3f", loss.lm, loss.local);
         progress(label, step - first, r->steps - first, state, start, (double)(B * T));
-        if (step == r->steps || interrupted || (r->save_every && step % r->save_every == 0))
-            state_save(r->state, &entries, settings, step, before + now() - start, loader->random);
+        if (step == r->steps || interrupted || (r->save_every && step % r->save_every == 0)) {
+            place[0] = (int)step;
+            memcpy(place + 1, &loader->random.state, sizeof loader->random.state);
+            state_save(r->state, &entries, settings, before + now() - start);
+        }
     }
     if (interrupted && step < r->steps) {
         fprintf(stderr, "\n%s: interrupted at step %ld of %s%s%s\n", program, step, label,
@@ -2289,20 +2319,21 @@ static const Option options[] = {
 enum { OPTIONS = sizeof options / sizeof *options };
 
 // The first folder of a path is made if it is missing, then the next, to the last `/`; or, if `whole`, to the end. Dies
-// if that cannot be.
+// if that cannot be, or if what is to be a file is none: before the work, not after it.
 static void make_folders(const char *path, bool whole)
 {
+    struct stat s;
     char *part = strdup(path);
     for (char *c = part + 1; ; c++) {
         if (*c != '/' && (*c || !whole)) { if (!*c) break; continue; }
         const char end = *c;
         *c = 0;
-        struct stat s;
         if (mkdir(part, 0777) && !(errno == EEXIST && !stat(part, &s) && S_ISDIR(s.st_mode)))
             die("%s: cannot be made a folder: %s", part, errno == EEXIST ? "a file is in its place" : strerror(errno));
         if (!(*c = end)) break;
     }
     const char *slash = strrchr(part, '/');
+    if (!whole && !stat(part, &s) && !S_ISREG(s.st_mode)) die("%s: is not a plain file", part);
     if (!whole) part[slash ? slash == part ? 1 : slash - part : 0] = 0;
     if (access(*part ? part : ".", W_OK)) die("%s: cannot be written: %s", *part ? part : ".", strerror(errno));
     free(part);
@@ -2956,6 +2987,9 @@ static void option_set(const Option *o, const char *value)
 int main(int argc, char **argv)
 {
     program = "nr";
+    int file;  // a closed standard stream's place is taken: else the next file opened would have it, and get what is printed
+    while ((file = open("/dev/null", O_RDONLY)) >= 0 && file <= STDERR_FILENO) {}
+    close(file);
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
@@ -2966,6 +3000,7 @@ int main(int argc, char **argv)
         i++;
     } else if (i < argc && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))) {
         print_help(0);
+        finish_stdout();
         return 0;
     }
     if (commands[c].command & (EXTEND | EVAL | SAMPLE | GATES)) opt.context = 0;  // the model's
@@ -2974,6 +3009,7 @@ int main(int argc, char **argv)
         const char *word = argv[i++];
         if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
             print_help(commands[c].command);
+            finish_stdout();
             return 0;
         }
         if (*word != '-' && commands[c].command & (SAMPLE | GATES)) { opt.prompt = word; continue; }
@@ -2990,7 +3026,7 @@ int main(int argc, char **argv)
     if (opt.threads) omp_set_num_threads((int)opt.threads);
 #endif
     commands[c].run();
-    if (fflush(stdout) || ferror(stdout)) die("standard output: %s", strerror(errno));
+    finish_stdout();
     return interrupted ? 130 : 0;
 }
 #endif
