@@ -1958,25 +1958,31 @@ typedef struct {
     bool resume;                   // go on from that file if it is there
 } Recipe;
 
+static uint64_t hash_tokens(uint64_t hash, const Tokens *files, size_t count)
+{
+    for (size_t f = 0; f < count; f++) {
+        for (size_t i = 0; i < files[f].count; i++) hash = hash * HASH_FACTOR + files[f].ids[i] + 1;
+        hash *= HASH_FACTOR;  // where a file ends
+    }
+    return hash;
+}
+
 // Everything that a training depends on, in words and two hashes: of the weights it starts from, those of all extensions
 // too, and of the text. One that was saved under other settings must not go on under these.
 static void settings_write(char text[512], const char *label, const Model *m, const Extension *x, const Recipe *r,
                            const Loader *loader)
 {
     const Dims *d = x ? &x->dims : &m->dims;
-    uint64_t weights = fingerprint(&m->w), data = 0;
+    uint64_t weights = fingerprint(&m->w), data = hash_tokens(0, loader->old, loader->n_old);
+    data = hash_tokens(hash_tokens(data, loader->negative, loader->n_negative), &loader->new, 1);
     for (size_t e = 0; e < m->n_extensions; e++)
         weights = hash_values(weights, m->extension[e]->w.memory, m->extension[e]->w.size);
-    for (size_t f = 0; f <= loader->n_old; f++) {
-        const Tokens *file = f < loader->n_old ? &loader->old[f] : &loader->new;
-        for (size_t i = 0; i < file->count; i++) data = data * HASH_FACTOR + file->ids[i] + 1;
-        data = data * HASH_FACTOR;  // where a file ends
-    }
     snprintf(text, 512, "%s, %ld steps, batch %ld, context %ld, lr %.15g, warmup %ld, floor %g, decay %g, p %.15g, gate %s, "
-             "local %s, alpha %.15g, init %s, heads %zu, hidden %zu, rank %zu, new rows %zu, seed %" PRIu64
+             "gate from %s, local %s, alpha %.15g, init %s, heads %zu, hidden %zu, rank %zu, new rows %zu, seed %" PRIu64
              ", weights %016" PRIx64 ", data %016" PRIx64, label, r->steps, r->batch, r->context, r->lr, r->warmup, r->floor,
-             r->decay, loader->p, x ? gate_names[x->gate] : "-", x ? local_names[x->local] : "-", x ? x->alpha : 0,
-             x ? init_names[x->init] : "-", d->heads, d->hidden, d->rank, d->rows, loader->seed, weights, data);
+             r->decay, loader->p, x ? gate_names[x->gate] : "-", x ? from_names[x->from] : "-",
+             x ? local_names[x->local] : "-", x ? x->alpha : 0, x ? init_names[x->init] : "-", d->heads, d->hidden, d->rank,
+             d->rows, loader->seed, weights, data);
 }
 
 // Saves or loads all that decides how a training goes on: in `entries` the tensors that train, AdamW's moments, the step
@@ -2017,8 +2023,9 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
     Tensors grad = tensors_allocate(sets, d), m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
     Activations a = activations_allocate(m, B, T, B * T, &grad, false);
     int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
-    printf("%-9s %zu parameters, %ld steps of %zu x %zu tokens, lr %g; %.1f MB of gradients and moments, %.1f of activations\n",
-           label, w->size, r->steps, B, T, r->lr, 3e-6 * (double)(w->size * sizeof(real)), 1e-6 * (double)(a.size * sizeof(real)));
+    printf("%-9s trains %zu parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, w->size, r->steps, B, T, r->lr);
+    printf("%-9s %.1f MB of gradients and moments, %.1f of activations\n", "", 3e-6 * (double)(w->size * sizeof(real)),
+           1e-6 * (double)(a.size * sizeof(real)));
 
     char settings[512];
     settings_write(settings, label, m, x, r, loader);

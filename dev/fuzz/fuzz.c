@@ -187,7 +187,7 @@ static void make_files(void)
     entries_add(&training, "w.", &w, &m->dims);
     entries_add(&training, "m.", &w, &m->dims);
     entries_add(&training, "v.", &w, &m->dims);
-    state_save(path_of("state.safetensors"), &training, "settings", 5, 1.5, random_stream(1, 3));
+    state_save(path_of("state.safetensors"), &training, "settings", 1.5);
 
     const struct { int32_t header[TOKENS_HEADER]; uint16_t ids[4]; } tokens = {
         {TOKENS_MAGIC, TOKENS_VERSION, 4, (int32_t)tokenizer_hash(m->tokenizer)}, {1, 2, 3, 4}};
