@@ -1,8 +1,9 @@
 /*
-fuzz: whatever a file or a command line holds, nr takes it, or refuses it in one line. Is that so? `make fuzz` builds and runs this.
+fuzz: whatever a file or a command line holds, nr takes it, or refuses it in one line. Is that so? `make fuzz` builds and runs
+this.
 
-    FUZZ=TARGET dev/fuzz/fuzz FOLDER...     lets libFuzzer look for an input that breaks TARGET, one of `targets`, starting from the
-                                            files of the FOLDERs and adding to the first; -help=1 lists its options
+    FUZZ=TARGET dev/fuzz/fuzz FOLDER...     lets libFuzzer look for an input that breaks TARGET, one of `targets`, starting
+                                            from the files of the FOLDERs and adding to the first; -help=1: its options
 
 A target is one reader of nr, and the input what it reads; the other files that it needs are sound ones, made at the start. An
 input breaks it if a sanitizer finds a wrong access or undefined arithmetic, if it takes too long or too much memory, if it is
@@ -112,7 +113,8 @@ UNSEEN static int close_one(FILE *file)
 UNSEEN static void *allocate_one(size_t alignment, size_t size)
 {
     static size_t kept_size;
-    if (!inside || size < 1 << 20 || workspace_taken || (workspace && size != kept_size)) return aligned_alloc(alignment, size);
+    if (!inside || size < 1 << 20 || workspace_taken || (workspace && size != kept_size))
+        return aligned_alloc(alignment, size);
     if (!workspace) {
         inside = false;  // it is not this input's
         workspace = aligned_alloc(alignment, kept_size = size);
@@ -162,7 +164,7 @@ static void write_file(const char *name, const void *bytes, size_t size)
     if (!file || fwrite(bytes, 1, size, file) != size || fclose(file)) broken("the input cannot be written");
 }
 
-// Makes them. Their values are not random, so that the model's fingerprint, which the extension names, is the same everywhere.
+// Makes them. Their values are not random: the model's fingerprint, which the extension names, is the same everywhere.
 static void make_files(void)
 {
     static const int merges[][2] = {{'a', 'b'}, {256, 'c'}, {'t', 'h'}, {' ', 258}, {259, 'e'}};
@@ -184,7 +186,8 @@ static void make_files(void)
     m->unseen[m->n_unseen++] = 3, m->unseen[m->n_unseen++] = 7;
     model_save(m, folder);
 
-    Extension x = {.method = "neutral", .dims = m->dims, .ids = m->unseen, .sets = SET_ADAPTER | SET_GATE | SET_LORA | SET_ROWS};
+    Extension x = {.method = "neutral", .dims = m->dims, .ids = m->unseen};
+    x.sets = SET_ADAPTER | SET_GATE | SET_LORA | SET_ROWS;
     x.dims.hidden = x.dims.rank = 1, x.dims.rows = 2;
     x.w = tensors_allocate(x.sets, &x.dims);
     extension_save(&x, m, path_of("extension.safetensors"));
@@ -201,7 +204,8 @@ static void make_files(void)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The targets. Each writes the input where it is read, sets `inside`, and frees what nr has made of it. Behind the input is a NUL.
+// The targets. Each writes the input where it is read, sets `inside`, and frees what nr has made of it. Behind the input is a
+// NUL.
 
 // A file of tokens.
 static void fuzz_tokens(const char *input, size_t size)
