@@ -1,12 +1,13 @@
 /*
-fuzz: whatever a file or a command line holds, nr takes it, or refuses it in one line. Is that so? `make fuzz` builds and runs this.
+fuzz: whatever a file or a command line holds, nr takes it, or refuses it in one line. Is that so? `make fuzz` builds and runs
+this.
 
-    FUZZ=TARGET dev/fuzz/fuzz FOLDER...     lets libFuzzer look for an input that breaks TARGET, one of `targets`, starting from the
-                                            files of the FOLDERs and adding to the first; -help=1 lists its options
+    FUZZ=TARGET dev/fuzz/fuzz FOLDER...     lets libFuzzer look for an input that breaks TARGET, one of `targets`, starting
+                                            from the files of the FOLDERs and adding to the first; -help=1: its options
 
-A target is one reader of nr, and the input what it reads; the other files that it needs are sound ones, made at the start. An input
-breaks it if a sanitizer finds a wrong access or undefined arithmetic, if it takes too long or too much memory, if it is refused with
-more than one line or another status than 1, or if it is accepted and memory is left when all is freed.
+A target is one reader of nr, and the input what it reads; the other files that it needs are sound ones, made at the start. An
+input breaks it if a sanitizer finds a wrong access or undefined arithmetic, if it takes too long or too much memory, if it is
+refused with more than one line or another status than 1, or if it is accepted and memory is left when all is freed.
 
 A refusal ends the program, which here must go on: exit() becomes a jump back, and what was allocated since is freed. So the
 sanitizer reports every allocation, and in nr.c a few names of the C library mean something else.
@@ -23,7 +24,7 @@ sanitizer reports every allocation, and in nr.c a few names of the C library mea
 
 #define UNSEEN __attribute__((no_sanitize("coverage")))  // code that does not make an input interesting
 
-enum { BLOCKS = 1 << 15 };
+enum { BLOCKS = 1 << 15 };      // 64 - 49 bits of a hash
 static bool inside;            // nr is at work on an input
 static void *blocks[BLOCKS];   // a hash table of what it has allocated and not freed; FREED: was here
 static size_t n_blocks;        // how many there ever were
@@ -31,10 +32,9 @@ static jmp_buf refused;        // where a refusal goes on
 static FILE *errors;           // its stderr, kept in `message`
 static char message[4096];
 static FILE *opened;           // its open file: there is never more than one
-static void *workspace;        // see allocate_one
-static size_t workspace_size;
-static bool workspace_taken;
 static bool no_files;          // it finds none: a command line may name any
+static void *workspace;        // see allocate_one
+static bool workspace_taken;
 #define FREED ((void *)-1)
 
 // Ends the search: libFuzzer saves the input.
@@ -48,7 +48,7 @@ UNSEEN static _Noreturn void broken(const char *what)
 // Where a block is in the table or, if it is not there, may be put.
 UNSEEN static void **block_find(const volatile void *block)
 {
-    size_t i = (uintptr_t)block / 16 * 0x9E3779B1u % BLOCKS;
+    size_t i = (uintptr_t)block * 0x9E3779B97F4A7C15u >> 49;
     while (blocks[i] && blocks[i] != block) i = (i + 1) % BLOCKS;
     return &blocks[i];
 }
@@ -93,6 +93,7 @@ UNSEEN static _Noreturn void refuse(int status)
     longjmp(refused, 1);
 }
 
+// Instead of fopen(): remembers the file, which a refusal leaves open.
 UNSEEN static FILE *open_one(const char *path, const char *mode)
 {
     if (inside && no_files) return errno = ENOENT, NULL;
@@ -100,24 +101,30 @@ UNSEEN static FILE *open_one(const char *path, const char *mode)
     return opened = fopen(path, mode);
 }
 
+// Instead of fclose().
 UNSEEN static int close_one(FILE *file)
 {
     opened = NULL;
     return fclose(file);
 }
 
-// The tokenizer's workspace, the one block above a megabyte, is kept: to map and unmap it would take most of the time.
+// Instead of aligned_alloc(). A tokenizer's workspace, the first block of a megabyte or more, serves every input: to map and
+// unmap it would take most of the time.
 UNSEEN static void *allocate_one(size_t alignment, size_t size)
 {
-    if (size < 1 << 20 || (workspace_size && (workspace_taken || size != workspace_size))) return aligned_alloc(alignment, size);
-    const bool was_inside = inside;
-    inside = false;
-    if (!workspace) workspace = aligned_alloc(alignment, workspace_size = size);
-    inside = was_inside;
+    static size_t kept_size;
+    if (!inside || size < 1 << 20 || workspace_taken || (workspace && size != kept_size))
+        return aligned_alloc(alignment, size);
+    if (!workspace) {
+        inside = false;  // it is not this input's
+        workspace = aligned_alloc(alignment, kept_size = size);
+        inside = true;
+    }
     workspace_taken = true;
     return workspace;
 }
 
+// Instead of free().
 UNSEEN static void free_one(void *block)
 {
     if (block && block == workspace) workspace_taken = false;
@@ -142,6 +149,7 @@ static char folder[128];
 static Model *model;
 static StoredList training;  // what the state is read into
 
+// The path of a file in the folder, until the next call.
 static const char *path_of(const char *name)
 {
     static char path[256];
@@ -149,12 +157,14 @@ static const char *path_of(const char *name)
     return path;
 }
 
+// Writes a file in the folder.
 static void write_file(const char *name, const void *bytes, size_t size)
 {
     FILE *file = fopen(path_of(name), "wb");
     if (!file || fwrite(bytes, 1, size, file) != size || fclose(file)) broken("the input cannot be written");
 }
 
+// Makes them. Their values are not random: the model's fingerprint, which the extension names, is the same everywhere.
 static void make_files(void)
 {
     static const int merges[][2] = {{'a', 'b'}, {256, 'c'}, {'t', 'h'}, {' ', 258}, {259, 'e'}};
@@ -168,7 +178,7 @@ static void make_files(void)
     }
     m->dims = (Dims){.layers = 1, .heads = 1, .channels = 2, .context = 2, .vocab = (size_t)m->tokenizer->size};
     m->w = tensors_allocate(SET_BACKBONE, &m->dims);
-    for (size_t i = 0; i < m->w.size; i++) m->w.memory[i] = (real)(i % 7) / 8;  // the same fingerprint everywhere
+    for (size_t i = 0; i < m->w.size; i++) m->w.memory[i] = (real)(i % 7) / 8;
     m->wte = m->w.at[WTE];
     m->fingerprint = fingerprint(&m->w);
     m->knows_unseen = true;
@@ -176,7 +186,8 @@ static void make_files(void)
     m->unseen[m->n_unseen++] = 3, m->unseen[m->n_unseen++] = 7;
     model_save(m, folder);
 
-    Extension x = {.method = "neutral", .dims = m->dims, .ids = m->unseen, .sets = SET_ADAPTER | SET_GATE | SET_LORA | SET_ROWS};
+    Extension x = {.method = "neutral", .dims = m->dims, .ids = m->unseen};
+    x.sets = SET_ADAPTER | SET_GATE | SET_LORA | SET_ROWS;
     x.dims.hidden = x.dims.rank = 1, x.dims.rows = 2, x.dims.gate = m->dims.channels;
     x.w = tensors_allocate(x.sets, &x.dims);
     m->extension[m->n_extensions++] = &x;
@@ -195,8 +206,10 @@ static void make_files(void)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The targets. Each writes the input where it is read, sets `inside`, and frees what nr has made of it. Behind the input is a NUL.
+// The targets. Each writes the input where it is read, sets `inside`, and frees what nr has made of it. Behind the input is a
+// NUL.
 
+// A file of tokens.
 static void fuzz_tokens(const char *input, size_t size)
 {
     write_file("fuzz_val.bin", input, size);
@@ -213,6 +226,7 @@ static void fuzz_domains(const char *input, size_t size)
     for (size_t n = domains_load(files, folder, input, "val", model->tokenizer, 1); n > 0; n--) free(files[n - 1].ids);
 }
 
+// A model's config.json.
 static void fuzz_config(const char *input, size_t size)
 {
     write_file("config.json", input, size);
@@ -241,6 +255,7 @@ static void write_safetensors(const char *name, const char *input, size_t size)
     free(bytes);
 }
 
+// A model's weights.
 static void fuzz_backbone(const char *input, size_t size)
 {
     write_safetensors("model.safetensors", input, size);
@@ -248,6 +263,7 @@ static void fuzz_backbone(const char *input, size_t size)
     model_free(model_load(folder));
 }
 
+// An extension of the sound model.
 static void fuzz_extension(const char *input, size_t size)
 {
     write_safetensors("extension.safetensors", input, size);
@@ -258,14 +274,12 @@ static void fuzz_extension(const char *input, size_t size)
     if (model->wte != model->w.at[WTE]) free(model->wte);
 }
 
+// The state of a training.
 static void fuzz_state(const char *input, size_t size)
 {
-    long step;
-    double seconds;
-    Random random;
     write_safetensors("state.safetensors", input, size);
     inside = true;
-    state_load(path_of("state.safetensors"), &training, "settings", &step, &seconds, &random);
+    state_load(path_of("state.safetensors"), &training, "settings");
 }
 
 // vocab.json, and behind a NUL merges.txt: they have to agree.
@@ -278,6 +292,7 @@ static void fuzz_vocab(const char *input, size_t size)
     tokenizer_free(tokenizer_load(folder));
 }
 
+// merges.txt, of the sound vocab.json.
 static void fuzz_merges(const char *input, size_t size)
 {
     write_file("merges.txt", input, size);
@@ -308,7 +323,7 @@ static void fuzz_options(const char *input, size_t size)
     char *words[64] = {"nr"};
     int n = 1;
     (void)size;
-    if (!no_files) memcpy(defaults, &opt, sizeof opt);
+    if (!no_files) memcpy(defaults, &opt, sizeof opt);  // the first time
     memcpy(&opt, defaults, sizeof opt);
     no_files = inside = true;
     for (const char *word = input; word && n < 63; word = strchr(word, '\n') ? strchr(word, '\n') + 1 : NULL)
@@ -332,10 +347,11 @@ UNSEEN int LLVMFuzzerInitialize(int *argc, char ***argv)
     const char *name = getenv("FUZZ");
     const size_t count = sizeof targets / sizeof *targets;
     while (name && target < count && strcmp(targets[target].name, name)) target++;
+    if (!name || target == count) broken("FUZZ is not the name of a target");
     errors = fmemopen(message, sizeof message, "w");
-    if (!name || target == count || !errors || !freopen("/dev/null", "w", stdout)) broken("FUZZ is not set to a target");
+    if (!errors || !freopen("/dev/null", "w", stdout)) broken("nowhere to print to");
     setbuf(errors, NULL);
-    setbuf(stdout, printed);
+    setbuf(stdout, printed);  // or the first to print would seem to leave memory behind
     program = "nr";
     snprintf(folder, sizeof folder, "%s/nr_fuzz_%s", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", name);
     make_files();
