@@ -284,8 +284,8 @@ static void add_b(real **d, real **t)
     linear_backward(d[1], d[2], NULL, d[0], t[1], t[2], d[1], z.n, z.C, z.H);
     memcpy(d[3], d[0], z.n * z.H * sizeof(real));
 }
-static void layernorm_f(real **t) { layernorm_forward(t[0], room[0], room[1], t[1], t[2], t[3], z.n, z.C); }
-static void layernorm_b(real **d, real **t) { layernorm_backward(d[1], d[2], d[3], d[0], t[1], room[0], room[1], t[2], z.n, z.C); }
+static void layernorm_f(real **t) { layernorm_forward(t[0], room[0], t[1], t[2], t[3], z.n, z.C); }
+static void layernorm_b(real **d, real **t) { layernorm_backward(d[1], d[2], d[3], d[0], t[1], room[0], t[2], z.n, z.C); }
 static void gelu_f(real **t) { gelu_forward(t[0], t[1], z.n * z.H); }
 static void gelu_b(real **d, real **t) { gelu_backward(d[1], d[0], t[1], z.n * z.H); }
 static void attention_f(real **t) { attention_forward(t[0], room[0], t[1], z.B, z.T, 0, z.NH, z.C); }
@@ -325,13 +325,13 @@ static void context_b(real **d, real **t)
 }
 static Residue residue_room(real **t)
 {
-    return (Residue){room[0], room[1], room[2], room[3], room[4], room[5], room[6], from == FROM_FIRST ? t[7] : t[1]};
+    return (Residue){room[0], room[1], room[2], room[3], room[4], room[5], from == FROM_FIRST ? t[7] : t[1]};
 }
 static void residue_f(real **t)
 {
     const Residue r = residue_room(t);
     memset(t[0], 0, z.n * z.C * sizeof(real));
-    residue_forward(t[0], r, t[1], (ResidueWeights){t[2], t[3], t[4], t[5], t[6]}, gate, local, old, z.n, z.C, z.H,
+    residue_forward(t[0], r, t[1], (ResidueTensors){t[2], t[3], t[4], t[5], t[6]}, gate, local, old, z.n, z.C, z.H,
                     from == FROM_FIRST ? 2 * z.C : z.C);
     for (size_t i = 0; i < z.n; i++)
         if (local == LOCAL_CE || (local == LOCAL_L1 && old[i])) penalty += PENALTY * (double)r.local[i];
@@ -339,8 +339,8 @@ static void residue_f(real **t)
 }
 static void residue_b(real **d, real **t)
 {
-    residue_backward(d[1], from == FROM_FIRST ? d[7] : d[1], (ResidueGradients){d[2], d[3], d[4], d[5], d[6]}, d[0], residue_room(t), t[1],
-                     (ResidueWeights){t[2], t[3], t[4], t[5], t[6]}, gate, local, local == LOCAL_L1 ? PENALTY / (real)z.C : PENALTY, old,
+    residue_backward(d[1], from == FROM_FIRST ? d[7] : d[1], (ResidueTensors){d[2], d[3], d[4], d[5], d[6]}, d[0], residue_room(t), t[1],
+                     (ResidueTensors){t[2], t[3], t[4], t[5], t[6]}, gate, local, local == LOCAL_L1 ? PENALTY / (real)z.C : PENALTY, old,
                      room[7], room[8], room[9], room[10], z.n, z.C, z.H, from == FROM_FIRST ? 2 * z.C : z.C);
 }
 
@@ -1246,13 +1246,13 @@ static const struct { const char *command, *words; } refused[] = {
     {PRETRAIN_ON("data") "-o $D/out --steps 0", "--steps 0: expected a whole number from 1"},
     {PRETRAIN_ON("data") "-o $D/out --batch 1.5", "--batch 1.5: expected a whole number from 1"},
     {PRETRAIN_ON("data") "-o $D/out --heads 3", "3 heads do not divide 16 channels"},
-    {PRETRAIN_ON("data") "-o $D/kept/out", "kept: cannot be made a folder: a file is in its place"},
+    {PRETRAIN_ON("data") "-o $D/kept/out", "kept: is a file, not a folder"},
     {PRETRAIN_ON("data") "-o ''", "--out: its value is empty"},
     {PRETRAIN_ON("data") "-o $D/model --batch 65536 --context 1024 --heads 16 --layers 1024", "out of memory: activations of 1024 layers"},
     {PRETRAIN_ON("data"), "pretrain: -o FOLDER is missing"},
     {"./prepare_data.sh files en=$D/line.txt fr=$D/fr.txt -o $D/out", "has 1 line"},
     {"./prepare_data.sh files --lines en=$D/line.txt fr=$D/fr.txt -o $D/out", "has 1 line"},
-    {EXTEND_TO("kept/out"), "kept: cannot be made a folder: a file is in its place"},
+    {EXTEND_TO("kept/out"), "kept: is a file, not a folder"},
     {EXTEND_TO("kept") "--p 1.5", "--p 1.5: expected a number from 0 to 1"},
     {EXTEND_TO("kept") "--p -0.1", "--p -0.1: expected a number from 0 to 1"},
     {EXTEND_TO("kept") "--p nan", "--p nan: expected a number from 0 to 1"},

@@ -23,7 +23,7 @@ o[i] = o[i] * r * w[i] + b[i]; => o[i] = o[i] * r * w[i] - b[i];
 r * (g[i] - mean_g - z[i] * mean_gz); => r * (g[i] + mean_g - z[i] * mean_gz);
 r * (g[i] - mean_g - z[i] * mean_gz); => r * (g[i] - mean_g - mean_gz);
 r * (g[i] - mean_g - z[i] * mean_gz); => g[i] - mean_g - z[i] * mean_gz;
-dw[j] += dout[t * C + j] * (x[t * C + j] - mean[t]) * rstd[t]; => dw[j] += dout[t * C + j] * (x[t * C + j] - mean[t]);
+dw[j] += dout[t * C + j] * (x[t * C + j] - stats[2 * t]) * stats[2 * t + 1]; => dw[j] += dout[t * C + j] * (x[t * C + j] - stats[2 * t]);
 db[j] += dout[t * C + j]; => db[j] -= dout[t * C + j];
 x[i] * sigmoid(GELU_2K * (x[i] + GELU_A => x[i] * sigmoid(GELU_2K * (x[i] - GELU_A
 (1 + 3 * GELU_A * square) => (1 + 2 * GELU_A * square)
@@ -56,9 +56,9 @@ for (size_t i = 0; i < C; i++) dr[i] *= g; => for (size_t i = 0; i < C; i++) dr[
 dg * g * (1 - g) : 0; => dg * g : 0;
 weight * (g - (old[t] ? 0 : 1)); => weight * (g - (old[t] ? 1 : 0));
 linear_backward(du, d.wg, NULL, dwg_u, u, w.wg, du, n, C, H); => linear_backward(du, d.wg, NULL, dwg_u, u, w.wi, du, n, C, H);
-d.gate_b[0] = total(n, dscore); => d.gate_b[0] = total(n - 1, dscore);
-dfrom[t * G + i] += dscore[t] * w.gate_w[i]; => dfrom[t * G + i] -= dscore[t] * w.gate_w[i];
-d.gate_w[i] += dscore[t] * r.from[t * G + i]; => d.gate_w[i] += r.from[t * G + i];
+dscore, r.from, w.gate_w, dfrom, n, G, 1); => dscore, r.from, w.gate_w, NULL, n, G, 1);
+dscore, r.from, w.gate_w, dfrom, n, G, 1); => dscore, u, w.gate_w, dfrom, n, G, 1);
+linear_backward(dfrom, d.gate_w, d.gate_b, dscore, => linear_backward(dfrom, d.gate_w, NULL, dscore,
 mean[i] = before[i] + (ut[i] - before[i]) / count; => mean[i] = before[i] + (ut[i] + before[i]) / count;
 dmean[i] = dmean[i] / (real)(t + 1) + => dmean[i] = dmean[i] / (real)(t + 2) +
 du[(b * T + t) * C + i] += d[i] + dmean[i]; => du[(b * T + t) * C + i] += d[i];
