@@ -1,5 +1,6 @@
 # make              nr, tokenizer, and the generated corpus in data/toy; then ./nr
 # make test         the tests: in double against central differences, in float against dev/reference.safetensors
+# make fuzz         looks for files and command lines that break nr, FUZZ_SECONDS=900 for each reader; needs clang
 # make bench        how fast this machine multiplies, trains and decodes; bench-torch: beside PyTorch
 # make clean        removes what was built; data and results stay
 #
@@ -37,6 +38,24 @@ test: nr tokenizer test_nr_double test_nr_float
 	./test_nr_double
 	./test_nr_float
 
+FUZZ_TARGETS = tokens domains config backbone extension state vocab merges text options
+FUZZ_SECONDS = 900
+FUZZ_FLAGS = -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=64 -use_value_profile=1 \
+	-dict=dev/fuzz/words.dict -artifact_prefix=dev/fuzz/broken- -print_final_stats=1
+
+dev/fuzz/fuzz: dev/fuzz/fuzz.c nr.c tokenizer.c
+	clang -g -O1 -std=c11 -Wall -Wextra $(OPENMP_no) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< -lm
+
+# Every search starts from dev/fuzz/seeds, and from what former ones have added to dev/fuzz/corpus. Prints how many inputs each
+# reader was given.
+fuzz: dev/fuzz/fuzz
+	@export TMPDIR=$$(TMPDIR=/dev/shm mktemp -d || mktemp -d) && trap 'rm -rf "$$TMPDIR"' EXIT && trap 'exit 1' INT TERM && \
+	for target in $(FUZZ_TARGETS); do \
+	    mkdir -p dev/fuzz/corpus/$$target && \
+	    FUZZ=$$target dev/fuzz/fuzz $(FUZZ_FLAGS) dev/fuzz/corpus/$$target dev/fuzz/seeds/$$target >dev/fuzz/log 2>&1 || \
+	        { cat dev/fuzz/log; exit 1; }; \
+	    sed -n "s/^stat::number_of_executed_units:/$$target/p" dev/fuzz/log; done
+
 dev/bench: dev/bench.c nr.c tokenizer.c
 	$(CC) $(FLAGS) -o $@ dev/bench.c -lm
 
@@ -47,6 +66,6 @@ bench-torch: dev/bench
 	python3 dev/bench_torch.py dev/bench
 
 clean:
-	rm -f nr tokenizer test_nr_double test_nr_float dev/bench
+	rm -f nr tokenizer test_nr_double test_nr_float dev/bench dev/fuzz/fuzz dev/fuzz/log
 
-.PHONY: all test bench bench-torch clean
+.PHONY: all test fuzz bench bench-torch clean

@@ -14,23 +14,31 @@ of elements:
     block     x <- x + FFN(u) + r(u)
 
     local     l_local = 1/(L N_old) sum over layers l and old-domain tokens t of |r_l(u_t)|_1 / C
-    training  l = l_LM + alpha l_local             l_LM: mean cross-entropy over all tokens
+    training  l = l_LM + alpha l_local             l_LM: mean cross-entropy over all tokens, old and new
 
 l_local asks the residues to be neutral: to vanish on text of the old domain, so that there the network computes what
-the backbone computed. It sees old-domain tokens only; a fraction p of the training sequences is of the old domain. The
-ReLU lets a gate be exactly zero. At the start Wo = 0, so that the extended model is the backbone, bit for bit; Wi and
-Wg are drawn with variance 1/(C L); w = 0 and b = 1 open every gate: while Wo is 0 only Wo receives a gradient, and a
-gate that is closed on every token never would.
+the backbone computed. It sees the batch's N_old old-domain tokens only. A training sequence is of the old domain with
+probability p: l_LM rehearses the old language on it, and without any the penalty would have nothing to see. The ReLU
+lets a gate be exactly zero.
+
+At the start Wo = 0, so that the extended model is the backbone, bit for bit. Wi and Wg are drawn at random, with variance
+1/(C L) where He's would be 2/C, so that L residues begin as small as one: were they 0 too, so were SiLU(Wg u) * Wi u, and no
+matrix would ever receive a gradient. w = 0 and b = 1 open every gate, for a gate that is closed on every token receives none.
 
 Rivals, on the same data: finetune (train all weights), lora (W + A B beside every linear layer, A B of low rank),
-adapter (A(u) alone: no gate, no penalty). Ours, not the paper's: rows of the token embedding that the backbone never
-trained, because its text lacked the token, are trained with any extension (--new-rows 1).
+adapter (A(u) alone: no gate, no penalty).
+
+Ours, not the paper's. Rows of the token embedding that the backbone never trained, because its text lacked the token, are
+trained with any extension (--new-rows 1). Extensions add up: x + FFN(u) + r_1(u) + r_2(u) + ..., all but the last frozen; the
+penalty on the last sees the tokens of every domain before it. A gate may read the context (--gate-from first), which is the
+first block's u, before any adapter acts, and its mean over the positions so far: g = ReLU(w . [u_1; mean u_1] + b) in every
+layer. And text of domains that others will add (--negatives) may be shown to the penalty alone.
 
 Conventions. A token is a row: activations are (rows, channels), a linear layer is x W + b with W (in, out), as in
 Hugging Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make n = B T rows. C channels, NH heads, L
 layers, V tokens in the vocabulary. Each x_forward is followed by its x_backward; dx is the gradient of the loss with
-respect to x, and NULL for a gradient that nobody needs. A backward pass writes the gradients of weights, each used once
-a step, and adds to the gradient of the residual stream.
+respect to x, and NULL for a gradient that nobody needs. A backward pass overwrites the gradients of weights, since each
+weight is used once a step, and adds to the gradient of the residual stream.
 */
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
@@ -55,8 +63,9 @@ a step, and adds to the gradient of the residual stream.
 #define REAL float
 #endif
 typedef REAL real;
+_Static_assert(sizeof(size_t) == 8 && sizeof(long) == 8, "nr is written for 64 bits");
 
-// The multiply keeps MR rows by NR vectors of sums in registers; 2 more hold a row of B, 1 an element of A.
+// The multiply keeps MR rows by NR vectors of sums in registers; NR more hold a row of B, 1 an element of A.
 #if defined(__AVX512F__)
 enum { VECTOR_BYTES = 64, MR = 12, NR = 2 };  // 24 sums in 32 registers
 #elif defined(__AVX__)
@@ -72,30 +81,33 @@ enum { LANES = VECTOR_BYTES / sizeof(real) };
 static inline vec load(const real *x) { vec v; memcpy(&v, x, sizeof v); return v; }
 static inline void store(real *x, vec v) { memcpy(x, &v, sizeof v); }
 static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
 // Seconds on a clock that never goes back.
-static double now(void)
-{
+static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// How many threads a parallel region will have, and how many the one around has.
+// How many threads a parallel region will have, and how many the one around has; and how many there shall be.
 #ifdef _OPENMP
 static int max_threads(void) { return omp_get_max_threads(); }
 static size_t team_size(void) { return (size_t)omp_get_num_threads(); }
+static void set_threads(long n) { omp_set_num_threads((int)n); }
+static const char built[] = "";
 #else
 static int max_threads(void) { return 1; }
 static size_t team_size(void) { return 1; }
+static void set_threads(long n) { if (n > 1) die("--threads %ld: built without OpenMP", n); }
+static const char built[] = " (built without OpenMP)";
 #endif
 
 // e^x, in a form that compilers vectorise (libm's expf is a call for each value). In float: e^x = 2^n e^r with n the
 // integer nearest to x / ln 2; adding 1.5 * 2^23 rounds to it and leaves it in the low bits of the sum. On |r| <= ln 2
 // / 2 the Taylor series is good to 1e-8 after its r^7. 2^n is applied in two halves, so that results beyond the range
 // of float become infinite or vanish gradually. NaN stays NaN: it fails both comparisons.
-static inline real exponential(real x)
-{
+static inline real exponential(real x) {
     if (sizeof(real) == sizeof(double)) return (real)exp((double)x);
     float y = (float)x;
     y = y < -104 ? -104 : y;
@@ -113,8 +125,7 @@ static inline real exponential(real x)
 static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
 
 // Sums keep one partial sum a lane, in an order that depends on the length only.
-static real dot(size_t n, const real *a, const real *b)
-{
+static real dot(size_t n, const real *a, const real *b) {
     vec lanes[2] = {{0}};
     size_t i = 0;
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
@@ -127,8 +138,7 @@ static real dot(size_t n, const real *a, const real *b)
     return sum;
 }
 
-static real total(size_t n, const real *a)
-{
+static real total(size_t n, const real *a) {
     vec lanes = {0};
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) lanes += load(a + i);
@@ -138,8 +148,7 @@ static real total(size_t n, const real *a)
     return sum;
 }
 
-static real largest(size_t n, const real *a)
-{
+static real largest(size_t n, const real *a) {
     real top[LANES], max = a[0];
     for (int l = 0; l < LANES; l++) top[l] = a[0];
     size_t i = 0;
@@ -154,13 +163,11 @@ static real largest(size_t n, const real *a)
 // seeds.
 typedef struct { uint64_t state; } Random;
 
-static Random random_stream(uint64_t seed, uint64_t purpose)
-{
+static Random random_stream(uint64_t seed, uint64_t purpose) {
     return (Random){(seed * 64 + purpose) * 0xD1342543DE82EF95u};
 }
 
-static uint64_t random_bits(Random *r)
-{
+static uint64_t random_bits(Random *r) {
     uint64_t z = r->state += 0x9E3779B97F4A7C15u;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
     z = (z ^ z >> 27) * 0x94D049BB133111EBu;
@@ -170,15 +177,14 @@ static uint64_t random_bits(Random *r)
 static double random_uniform(Random *r) { return (double)(random_bits(r) >> 11) * 0x1p-53; }  // [0, 1)
 
 // Normal with mean 0 and variance 1 (Box-Muller).
-static double random_normal(Random *r)
-{
+static double random_normal(Random *r) {
     double radius = sqrt(-2 * log(1 - random_uniform(r)));
     return radius * cos(6.283185307179586 * random_uniform(r));
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Matrix multiply: nearly all of the time goes here. One routine for every layout, because a Matrix has a step for rows
-// and one for columns, and a transpose only swaps them.
+// Matrix multiply: nearly all of the time goes here; who ports nr replaces it first. One routine for every layout, because a
+// Matrix has a step for rows and one for columns, and a transpose only swaps them.
 //
 // An element of C needs 2 K numbers, but a processor can load far fewer numbers than it can multiply: each number loaded
 // must be used many times.
@@ -200,8 +206,7 @@ static Matrix transposed(const real *x, size_t width) { return (Matrix){x, 1, wi
 static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
 // `size` reals of scratch memory, kept from call to call; each thread has its own in every slot.
-static real *scratch(int slot, size_t size)
-{
+static real *scratch(int slot, size_t size) {
     static _Thread_local struct { real *at; size_t size; } slots[3];
     if (slots[slot].size < size) {
         free(slots[slot].at);
@@ -214,8 +219,7 @@ static real *scratch(int slot, size_t size)
 // Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along` apart, into panels of
 // `size`, k by k; the last panel is filled up with 0. Whichever way x lies in memory, it is read as it lies. (size is a
 // constant to the compiler, once this is inlined.)
-static inline void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across, size_t along)
-{
+static inline void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across, size_t along) {
     const size_t whole = count / size * size, rest = count - whole;
     if (rest) memset(out + whole * K, 0, size * K * sizeof(real));
     if (across == 1) {
@@ -239,8 +243,7 @@ static inline void pack(real *out, size_t size, size_t count, size_t K, const re
 // keeps `sum` in registers. add and bias may be NULL.
 static inline __attribute__((always_inline))
 void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b, const real *bias,
-                   const real *add, const int vectors)
-{
+                   const real *add, const int vectors) {
     vec sum[MR][NR] = {{{0}}};
     for (size_t i = 0; i < height; i++) __builtin_prefetch((add ? add : c) + i * c_row);  // needed at the end
     for (size_t k = 0; k < K; k++, a.at += a.col, b += PANEL)
@@ -265,8 +268,7 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
 // The tile in four versions, each with its constants: A packed or with its rows along k (col is 1), and B's panel whole or
 // a narrow one, at the right edge, of which the first vector will do.
 static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b,
-                            const real *bias, const real *add)
-{
+                            const real *bias, const real *add) {
     const Matrix packed = {a.at, 1, MR}, along = {a.at, a.row, 1};
     if (a.row == 1 && width <= LANES) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, 1);
     else if (a.row == 1) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, NR);
@@ -276,8 +278,7 @@ static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, 
 
 // c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the limit, and packing
 // would read each twice. Columns are divided among the threads.
-static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias, const real *add)
-{
+static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias, const real *add) {
     const size_t chunk = b.col == 1 ? round_up((N + (size_t)max_threads() - 1) / (size_t)max_threads(), 64) : 64;
     #pragma omp parallel for if (N * K > 1 << 17)
     for (size_t j0 = 0; j0 < N; j0 += chunk) {
@@ -293,19 +294,15 @@ static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const 
             }
             for (; k < K; k++)
                 for (size_t j = j0; j < j1; j++) c[j] += a.at[k * a.col] * b.at[k * b.row + j];
-        } else if (b.row == 1 && a.col == 1)
+        } else
             for (size_t j = j0; j < j1; j++) c[j] += dot(K, a.at, b.at + j * b.col);
-        else
-            for (size_t j = j0; j < j1; j++)
-                for (size_t k = 0; k < K; k++) c[j] += a.at[k * a.col] * b.at[k * b.row + j * b.col];
     }
 }
 
 // c (M, N; rows c_row apart) = a (M, K) b (K, N) + add (as c; may be c itself) + bias (N). add and bias may be NULL.
 static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b, const real *bias,
-                   const real *add)
-{
-    if (M == 1) { multiply_row(c, N, K, a, b, bias, add); return; }
+                   const real *add) {
+    if (M == 1 && (b.col == 1 || (b.row == 1 && a.col == 1))) { multiply_row(c, N, K, a, b, bias, add); return; }
     real *packed_b = scratch(0, KC * round_up(least(N, NC), PANEL));
     #pragma omp parallel if (M * N * K > 1 << 18)
     {
@@ -346,15 +343,13 @@ enum { STRIP = 64 };  // columns that one thread sums over all rows at a time
 
 // out (n, O) = x (n, I) w (I, O) + bias (O) + add (n, O). bias and add may be NULL; add may be out.
 static void linear_forward(real *out, const real *x, const real *w, const real *bias, const real *add,
-                           size_t n, size_t I, size_t O)
-{
+                           size_t n, size_t I, size_t O) {
     matmul(out, O, n, O, I, plain(x, I), plain(w, O), bias, add);
 }
 
 // out = x w + bias, so dx = dout w^T (+ add), dw = x^T dout, dbias = the sum of dout's rows.
 static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, const real *x, const real *w,
-                            const real *add, size_t n, size_t I, size_t O)
-{
+                            const real *add, size_t n, size_t I, size_t O) {
     if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add);
     if (dw) matmul(dw, O, I, O, n, transposed(x, I), plain(dout, O), NULL, NULL);
     if (!dbias) return;
@@ -367,11 +362,9 @@ static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, c
     }
 }
 
-// out (n, C) = z * w + b with z = (x - mean) rstd: each row of x to mean 0 and variance 1. Keeps mean and rstd (n) for
-// backward.
-static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, const real *w, const real *b,
-                              size_t n, size_t C)
-{
+// out (n, C) = z * w + b with z = (x - mean) rstd: each row of x to mean 0 and variance 1. Keeps stats (n, 2), every row's
+// mean and rstd, for backward.
+static void layernorm_forward(real *out, real *stats, const real *x, const real *w, const real *b, size_t n, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *xt = x + t * C;
@@ -379,20 +372,18 @@ static void layernorm_forward(real *out, real *mean, real *rstd, const real *x, 
         for (size_t i = 0; i < C; i++) o[i] = xt[i] - m;
         const real r = 1 / sqrt(dot(C, o, o) / (real)C + (real)1e-5);
         for (size_t i = 0; i < C; i++) o[i] = o[i] * r * w[i] + b[i];
-        mean[t] = m;
-        rstd[t] = r;
+        stats[2 * t] = m, stats[2 * t + 1] = r;
     }
 }
 
 // With g = dout * w, dz = g, and z has mean 0 and variance 1 whatever x is: dx += rstd (g - mean(g) - z mean(g * z)).
 // dw = sum over rows of dout * z, db = sum over rows of dout. dx, or dw and db, may be NULL.
-static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *mean,
-                               const real *rstd, const real *w, size_t n, size_t C)
-{
+static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *stats,
+                               const real *w, size_t n, size_t C) {
     if (dx) {
         #pragma omp parallel for
         for (size_t t = 0; t < n; t++) {
-            const real *d = dout + t * C, *xt = x + t * C, m = mean[t], r = rstd[t];
+            const real *d = dout + t * C, *xt = x + t * C, m = stats[2 * t], r = stats[2 * t + 1];
             const real sum_g = dot(C, d, w);
             real *z = scratch(2, 2 * C), *g = z + C;
             for (size_t i = 0; i < C; i++) z[i] = (xt[i] - m) * r, g[i] = d[i] * w[i];
@@ -407,7 +398,7 @@ static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, c
             for (size_t j = j0; j < j1; j++) dw[j] = db[j] = 0;
             for (size_t t = 0; t < n; t++)
                 for (size_t j = j0; j < j1; j++) {
-                    dw[j] += dout[t * C + j] * (x[t * C + j] - mean[t]) * rstd[t];
+                    dw[j] += dout[t * C + j] * (x[t * C + j] - stats[2 * t]) * stats[2 * t + 1];
                     db[j] += dout[t * C + j];
                 }
         }
@@ -419,15 +410,13 @@ static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, c
 #define GELU_2K ((real)1.5957691216057308)
 #define GELU_A ((real)0.044715)
 
-static void gelu_forward(real *out, const real *x, size_t size)
-{
+static void gelu_forward(real *out, const real *x, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) out[i] = x[i] * sigmoid(GELU_2K * (x[i] + GELU_A * x[i] * x[i] * x[i]));
 }
 
 // d(x s)/dx = s + x s (1 - s) 2 k (1 + 3 a x^2). dx may be dout.
-static void gelu_backward(real *dx, const real *dout, const real *x, size_t size)
-{
+static void gelu_backward(real *dx, const real *dout, const real *x, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) {
         const real square = x[i] * x[i], s = sigmoid(GELU_2K * x[i] * (1 + GELU_A * square));
@@ -441,8 +430,7 @@ enum { QUERIES = 64 };  // attention handles so many positions at once, and no k
 // sqrt(C/NH)) v, for positions start..T-1; those before are there as keys and values. Keeps the weights att (B, NH, T,
 // T).
 static void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, size_t start,
-                              size_t NH, size_t C)
-{
+                              size_t NH, size_t C) {
     const size_t hs = C / NH;
     const real scale = 1 / (real)sqrt((double)hs);
     #pragma omp parallel for
@@ -469,8 +457,7 @@ static void attention_forward(real *y, real *att, const real *qkv, size_t B, siz
 // y = a v: da = dy v^T, dv = a^T dy. Softmax: ds = a * (da - sum(a * da)). s = scale q k^T: dq = scale ds k, dk = scale
 // ds^T q. The last block of queries sees all keys: it goes first, writes all of dk and dv, and the others add.
 static void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv, size_t B, size_t T,
-                               size_t NH, size_t C)
-{
+                               size_t NH, size_t C) {
     const size_t hs = C / NH;
     const real scale = 1 / (real)sqrt((double)hs);
     #pragma omp parallel for
@@ -496,8 +483,7 @@ static void attention_backward(real *dqkv, const real *dy, const real *att, cons
 
 // x (B, T - start, C) = wte[token] + wpe[position], for positions start..T-1; tokens (B, T - start).
 static void embedding_forward(real *x, const int *tokens, const real *wte, const real *wpe, size_t B, size_t T,
-                              size_t start, size_t C)
-{
+                              size_t start, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < B * (T - start); t++) {
         const real *token = wte + (size_t)tokens[t] * C, *position = wpe + (start + t % (T - start)) * C;
@@ -509,8 +495,7 @@ static void embedding_forward(real *x, const int *tokens, const real *wte, const
 // C). row_of (V) maps a token to its row in dwte, -1: has none; NULL: every token has its own. dwte and dwpe may be
 // NULL.
 static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens, const int *row_of,
-                               size_t B, size_t T, size_t P, size_t C)
-{
+                               size_t B, size_t T, size_t P, size_t C) {
     #pragma omp parallel for
     for (size_t i0 = 0; i0 < C; i0 += STRIP) {
         const size_t i1 = least(i0 + STRIP, C);
@@ -524,8 +509,7 @@ static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int
 }
 
 // losses (n) = -log softmax(logits)[target], 0 where the target is -1; logits (n, V) become probabilities.
-static void crossentropy_forward(real *losses, real *logits, const int *targets, size_t n, size_t V)
-{
+static void crossentropy_forward(real *losses, real *logits, const int *targets, size_t n, size_t V) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *p = logits + t * V;
@@ -538,9 +522,8 @@ static void crossentropy_forward(real *losses, real *logits, const int *targets,
 }
 
 // Of the mean over `count` targets: dlogits = (probabilities - 1 at the target) / count, in place.
-static void crossentropy_backward(real *probabilities, const int *targets, size_t count, size_t n, size_t V)
-{
-    const real scale = 1 / (real)count;
+static void crossentropy_backward(real *probabilities, const int *targets, size_t count, size_t n, size_t V) {
+    const real scale = count ? 1 / (real)count : 0;
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *p = probabilities + t * V;
@@ -555,28 +538,27 @@ static void crossentropy_backward(real *probabilities, const int *targets, size_
 
 typedef enum { GATE_RELU, GATE_SIGMOID, GATE_NONE } Gate;
 typedef enum { LOCAL_L1, LOCAL_CE, LOCAL_NONE } Local;
+typedef enum { FROM_LAYER, FROM_FIRST } GateFrom;  // what the gate reads: u, or the context of the first block's
 
 // What one layer's adapter computes for n tokens, kept for backward.
 typedef struct {
     real *wi_u, *wg_u, *hidden;  // (n, H): Wi u, Wg u, and SiLU(Wg u) * (Wi u)
     real *adapter;               // (n, C): A(u)
-    real *score, *gate;          // (n):    w . u + b, and g(u): 1 without a gate
+    real *gate;                  // (n):    g(u), 1 without a gate
     real *local;                 // (n):    the token's term of l_local: |r|_1 / C, or the gate's cross-entropy
+    const real *from;            // (n, G): what the gate reads, u itself or the context
 } Residue;
 
-typedef struct { const real *wi, *wg, *wo, *gate_w, *gate_b; } ResidueWeights;
-typedef struct { real *wi, *wg, *wo, *gate_w, *gate_b; } ResidueGradients;
+typedef struct { real *wi, *wg, *wo, *gate_w, *gate_b; } ResidueTensors;  // of one layer: weights, or their gradients
 
 // hidden (size) = SiLU(wg_u) * wi_u, with SiLU(x) = x sigmoid(x).
-static void swiglu_forward(real *hidden, const real *wi_u, const real *wg_u, size_t size)
-{
+static void swiglu_forward(real *hidden, const real *wi_u, const real *wg_u, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) hidden[i] = wg_u[i] * sigmoid(wg_u[i]) * wi_u[i];
 }
 
 // dwi = dhidden SiLU(wg_u); dwg = dhidden wi_u SiLU'(wg_u), with SiLU'(x) = s + x s (1 - s). dwi may be dhidden.
-static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u, const real *wg_u, size_t size)
-{
+static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u, const real *wg_u, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) {
         const real x = wg_u[i], s = sigmoid(x), d = dhidden[i];
@@ -588,9 +570,8 @@ static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const rea
 // x (n, C) += r(u) with u (n, C) = LayerNorm2(x); fills `r` (paper, section 3). old (n): 1 where the token is of the
 // old domain. For the sigmoid gate's cross-entropy the target is 1 on new-domain tokens: -log g there, -log(1 - g) on
 // old ones.
-static void residue_forward(real *x, Residue r, const real *u, ResidueWeights w, Gate gate, Local local, const int *old,
-                            size_t n, size_t C, size_t H)
-{
+static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w, Gate gate, Local local, const int *old,
+                            size_t n, size_t C, size_t H, size_t G) {
     linear_forward(r.wi_u, u, w.wi, NULL, NULL, n, C, H);
     linear_forward(r.wg_u, u, w.wg, NULL, NULL, n, C, H);
     swiglu_forward(r.hidden, r.wi_u, r.wg_u, n * H);
@@ -598,28 +579,29 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueWeights w,
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *a = r.adapter + t * C;
-        const real z = gate == GATE_NONE ? 0 : dot(C, w.gate_w, u + t * C) + w.gate_b[0];
-        const real g = gate == GATE_NONE ? 1 : gate == GATE_SIGMOID ? sigmoid(z) : z > 0 || z != z ? z : 0;
+        const real z = gate == GATE_NONE ? 0 : dot(G, w.gate_w, r.from + t * G) + w.gate_b[0];
+        const real g = gate == GATE_NONE ? 1 : gate == GATE_SIGMOID ? sigmoid(z) : z > 0 || z != z ? z : 0;  // NaN stays NaN
         real size = 0;
         for (size_t i = 0; i < C; i++) x[t * C + i] += g * a[i];
-        if (local == LOCAL_L1)
+        if (local != LOCAL_CE)
             for (size_t i = 0; i < C; i++) size += fabs(a[i]);
-        r.score[t] = z;
         r.gate[t] = g;
-        r.local[t] = local == LOCAL_L1 ? g * size / (real)C
-                   : local == LOCAL_CE ? log1p(exp(-fabs(z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z) : 0;
+        r.local[t] = local == LOCAL_CE ? log1p(exp(-fabs(z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z) : g * size / (real)C;
     }
 }
 
-// dout (n, C): gradient at the block's output, hence at r = g A before the penalty adds its own, weight * sign(r) on
-// old-domain tokens (weight = alpha / (L N_old C)). With dr the sum of both: dg = dr . A, dA = g dr, dz = dg g'(z), dw
-// = sum of dz u, db = sum of dz, du = dz w + the adapter's. Where ReLU has closed the gate, all of these are 0: an
-// old-domain token whose gate is shut is left alone. The cross-entropy adds weight * (g - target) to dz of every token
-// (weight = alpha / (L N)). Adds to du, which may be NULL. da (n, C), dhidden, dwg_u (n, H), dscore (n): room to work in.
-static void residue_backward(real *du, ResidueGradients d, const real *dout, Residue r, const real *u, ResidueWeights w,
-                             Gate gate, Local local, real weight, const int *old, real *da, real *dhidden, real *dwg_u,
-                             real *dscore, size_t n, size_t C, size_t H)
-{
+// dout (n, C) is the gradient at the block's output, hence at r = g A; on old-domain tokens the penalty adds its own,
+// weight * sign(r) with weight = alpha / (L N_old C). For each token:
+//     dr = dout + weight sign(A)        (old, g > 0)       dA = g dr        dg = dr . A
+//     dz = dg where g > 0, else 0       (z = w . from + b) dw = sum dz from db = sum dz        dfrom = dz w
+// and du from A's three matrices (dfrom is du too, unless the gate reads the context). So the penalty pushes dg up by weight
+// |A|_1: it closes gates on old text. Where a gate is closed all of these are 0: the token is left alone; and a gate that is
+// closed on every token has died, since nothing can reopen it. The cross-entropy adds weight (g - target) to dz of every token
+// (weight = alpha / (L N)). Adds to du and dfrom, which may be NULL. da (n, C), dhidden, dwg_u (n, H), dscore (n): room to
+// work in.
+static void residue_backward(real *du, real *dfrom, ResidueTensors d, const real *dout, Residue r, const real *u,
+                             ResidueTensors w, Gate gate, Local local, real weight, const int *old, real *da, real *dhidden,
+                             real *dwg_u, real *dscore, size_t n, size_t C, size_t H, size_t G) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *a = r.adapter + t * C, *dx = dout + t * C, g = r.gate[t];
@@ -635,23 +617,40 @@ static void residue_backward(real *du, ResidueGradients d, const real *dout, Res
     swiglu_backward(dhidden, dwg_u, dhidden, r.wi_u, r.wg_u, n * H);
     linear_backward(du, d.wi, NULL, dhidden, u, w.wi, du, n, C, H);
     linear_backward(du, d.wg, NULL, dwg_u, u, w.wg, du, n, C, H);
-    if (gate == GATE_NONE) return;
-    if (d.gate_b) d.gate_b[0] = total(n, dscore);
+    if (gate != GATE_NONE) linear_backward(dfrom, d.gate_w, d.gate_b, dscore, r.from, w.gate_w, dfrom, n, G, 1);
+}
+
+// What a gate with --gate-from first reads in every layer (ours, not the paper's): context (B, T - start, 2C) = the first
+// block's u, which no adapter has acted on, beside its mean over the positions so far, at 0..t. With start > 0 (and B = 1)
+// the mean at start - 1 lies before context.
+static void context_forward(real *context, const real *u, size_t B, size_t T, size_t start, size_t C) {
     #pragma omp parallel for
-    for (size_t i0 = 0; i0 < C; i0 += STRIP) {
-        const size_t i1 = least(i0 + STRIP, C);
-        if (d.gate_w) memset(d.gate_w + i0, 0, (i1 - i0) * sizeof(real));
-        for (size_t t = 0; t < n; t++) {
-            for (size_t i = i0; i < i1 && du; i++) du[t * C + i] += dscore[t] * w.gate_w[i];
-            for (size_t i = i0; i < i1 && d.gate_w; i++) d.gate_w[i] += dscore[t] * u[t * C + i];
+    for (size_t b = 0; b < B; b++)
+        for (size_t t = start; t < T; t++) {
+            const real *ut = u + (b * (T - start) + t - start) * C, count = (real)(t + 1);
+            real *out = context + (b * (T - start) + t - start) * 2 * C, *mean = out + C;
+            const real *before = t ? mean - 2 * C : ut;  // mean(t) = mean(t - 1) + (u - mean(t - 1)) / (t + 1)
+            for (size_t i = 0; i < C; i++) out[i] = ut[i], mean[i] = before[i] + (ut[i] - before[i]) / count;
         }
-    }
+}
+
+// The mean at s has u at every t <= s with weight 1 / (s + 1): du(t) += dcontext's first half at t + the sum over s >= t of
+// its second half at s / (s + 1), from the last position on. Sums in dcontext.
+static void context_backward(real *du, real *dcontext, size_t B, size_t T, size_t C) {
+    #pragma omp parallel for
+    for (size_t b = 0; b < B; b++)
+        for (size_t t = T; t-- > 0;) {
+            real *d = dcontext + (b * T + t) * 2 * C, *dmean = d + C;
+            for (size_t i = 0; i < C; i++) {
+                dmean[i] = dmean[i] / (real)(t + 1) + (t + 1 < T ? dmean[2 * C + i] : 0);
+                du[(b * T + t) * C + i] += d[i] + dmean[i];
+            }
+        }
 }
 
 // LoRA: out (n, O) += low b with low (n, R) = x (n, I) a; a: (I, R), b: (R, O) (Hu et al. 2021, without its scale).
 static void lora_forward(real *out, real *low, const real *x, const real *a, const real *b,
-                         size_t n, size_t I, size_t O, size_t R)
-{
+                         size_t n, size_t I, size_t O, size_t R) {
     linear_forward(low, x, a, NULL, NULL, n, I, R);
     linear_forward(out, low, b, NULL, out, n, R, O);
 }
@@ -659,8 +658,7 @@ static void lora_forward(real *out, real *low, const real *x, const real *a, con
 // dlow = dout b^T, db = low^T dout, da = x^T dlow, dx += dlow a^T. dlow (n, R) is room to work in. dx, da, db may be
 // NULL.
 static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *dout, const real *low, const real *x,
-                          const real *a, const real *b, size_t n, size_t I, size_t O, size_t R)
-{
+                          const real *a, const real *b, size_t n, size_t I, size_t O, size_t R) {
     linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O);
     linear_backward(dx, da, NULL, dlow, x, a, dx, n, I, R);
 }
@@ -668,7 +666,7 @@ static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *
 // ---------------------------------------------------------------------------------------------------------------------
 // Tensors. This table names each one once; memory, files, AdamW, error messages and tests all go by it.
 
-typedef struct { size_t layers, heads, channels, context, vocab, hidden, rank, rows; } Dims;
+typedef struct { size_t layers, heads, channels, context, vocab, hidden, rank, rows, gate; } Dims;  // gate: the width it reads
 
 enum {
     WTE, WPE, LN1_W, LN1_B, QKV_W, QKV_BIAS, PROJ_W, PROJ_BIAS, LN2_W, LN2_B, FC_W, FC_BIAS, FCPROJ_W, FCPROJ_BIAS,
@@ -707,7 +705,7 @@ static const struct { const char *name; char rows, cols; int set, init; } table[
     [WI]            = {"h.%d.adapter.wi",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
     [WG]            = {"h.%d.adapter.wg",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
     [WO]            = {"h.%d.adapter.wo",          'H', 'C', SET_ADAPTER, INIT_ZERO},
-    [GATE_W]        = {"h.%d.gate.w",              '1', 'C', SET_GATE, INIT_ZERO},
+    [GATE_W]        = {"h.%d.gate.w",              '1', 'G', SET_GATE, INIT_ZERO},
     [GATE_B]        = {"h.%d.gate.b",              '1', '1', SET_GATE, INIT_GATE_B},
     [QKV_LORA_A]    = {"h.%d.attn.c_attn.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
     [QKV_LORA_B]    = {"h.%d.attn.c_attn.lora_b",  'R', '3', SET_LORA, INIT_ZERO},
@@ -720,8 +718,8 @@ static const struct { const char *name; char rows, cols; int set, init; } table[
     [ROWS]          = {"wte.rows",                 'N', 'C', SET_ROWS, INIT_ROWS},
 };
 
-static size_t size_of(char letter, const Dims *d)
-{
+// What a letter of the table means.
+static size_t size_of(char letter, const Dims *d) {
     switch (letter) {
     case 'V': return d->vocab;
     case 'P': return d->context;
@@ -731,6 +729,7 @@ static size_t size_of(char letter, const Dims *d)
     case 'H': return d->hidden;
     case 'R': return d->rank;
     case 'N': return d->rows;
+    case 'G': return d->gate;
     default: return 1;
     }
 }
@@ -742,25 +741,25 @@ static size_t tensor_layers(int id, const Dims *d) { return strchr(table[id].nam
 
 // Some of the table's tensors in one piece of memory, in table order, each with all its layers together. Parameters are
 // held so, their gradients and AdamW's moments too.
-typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;  // at: NULL if not in the set
+typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;  // NULL and 0 if not in the set
 
-// How many values the tensors of `sets` have.
-static size_t tensors_size(int sets, const Dims *d)
-{
-    size_t size = 0;
-    for (int id = 0; id < TENSORS; id++)
-        if (table[id].set & sets) size += tensor_layers(id, d) * tensor_size(id, d);
-    return size;
+// The tensors of `sets`, their sizes only: there is no memory for them yet.
+static Tensors tensors_lay_out(int sets, const Dims *d) {
+    Tensors t = {0};
+    for (int id = 0; id < TENSORS; id++) {
+        if (table[id].set & sets) t.layer_size[id] = tensor_size(id, d);
+        t.size += tensor_layers(id, d) * t.layer_size[id];
+    }
+    return t;
 }
 
-static Tensors tensors_allocate(int sets, const Dims *d)
-{
-    Tensors t = {.size = tensors_size(sets, d)};
+// The tensors of `sets`, all zero.
+static Tensors tensors_allocate(int sets, const Dims *d) {
+    Tensors t = tensors_lay_out(sets, d);
     real *next = t.memory = allocate(t.size, sizeof(real));
     for (int id = 0; id < TENSORS; id++) {
-        if (!(table[id].set & sets)) continue;
+        if (!t.layer_size[id]) continue;
         t.at[id] = next;
-        t.layer_size[id] = tensor_size(id, d);
         next += tensor_layers(id, d) * t.layer_size[id];
     }
     return t;
@@ -780,14 +779,16 @@ enum { MAX_EXTENSIONS = 8 };
 typedef struct {
     char method[16];
     Gate gate;
+    GateFrom from;
     Local local;
     Init init;
     double alpha, p, lr;
     long steps;
     uint64_t seed;
-    Dims dims;         // the backbone's, with hidden, rank and rows of its own
-    int sets, *ids;    // ids (rows): the tokens whose rows of wte are replaced
+    Dims dims;             // the backbone's, with hidden, rank, rows and gate of its own
+    int sets, *ids;        // ids (rows): the tokens whose rows of wte are replaced
     Tensors w;
+    uint64_t fingerprint;  // of w, once it is trained
 } Extension;
 
 typedef struct {
@@ -805,8 +806,7 @@ typedef struct {
 #define HASH_FACTOR 0x9E3779B97F4A7C15u
 
 // Continues a hash over `count` values: a polynomial over their bits as float32, modulo 2^64. Any one change alters it.
-static uint64_t hash_values(uint64_t hash, const real *values, size_t count)
-{
+static uint64_t hash_values(uint64_t hash, const real *values, size_t count) {
     for (size_t i = 0; i < count; i++) {
         union { float value; uint32_t bits; } as = {(float)values[i]};
         hash = hash * HASH_FACTOR + as.bits + 1;
@@ -814,12 +814,11 @@ static uint64_t hash_values(uint64_t hash, const real *values, size_t count)
     return hash;
 }
 
-// Identifies a backbone, by all its values in table order.
+// Identifies a backbone, or an extension, by all its values in table order.
 static uint64_t fingerprint(const Tensors *w) { return hash_values(0, w->memory, w->size); }
 
 // Puts every extension's rows into the embedding in use. Called when an extension is plugged in and after each step.
-static void embedding_refresh(Model *m)
-{
+static void embedding_refresh(Model *m) {
     const size_t C = m->dims.channels;
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *x = m->extension[e];
@@ -833,23 +832,23 @@ static void embedding_refresh(Model *m)
     }
 }
 
-static void extension_attach(Model *m, Extension *x)
-{
+// Plugs x in, upon those that are there; m owns it then.
+static void extension_attach(Model *m, Extension *x) {
     if (m->n_extensions == MAX_EXTENSIONS) die("-x: at most %d extensions on one model", MAX_EXTENSIONS);
     m->extension[m->n_extensions++] = x;
     embedding_refresh(m);
 }
 
-static void extension_free(Extension *x)
-{
+// Frees an extension that is plugged in nowhere; NULL: nothing.
+static void extension_free(Extension *x) {
     if (!x) return;
     free(x->w.memory);
     free(x->ids);
     free(x);
 }
 
-static void model_free(Model *m)
-{
+// Frees a model, its extensions and its tokenizer.
+static void model_free(Model *m) {
     for (size_t e = 0; e < m->n_extensions; e++) extension_free(m->extension[e]);
     if (m->wte != m->w.at[WTE]) free(m->wte);
     free(m->w.memory);
@@ -859,8 +858,7 @@ static void model_free(Model *m)
 }
 
 // Draws initial values for every tensor in t, in table order.
-static void tensors_init(Tensors *t, const Dims *d, Init init, Gate gate, Random *random)
-{
+static void tensors_init(Tensors *t, const Dims *d, Init init, Gate gate, Random *random) {
     for (int id = 0; id < TENSORS; id++) {
         double deviation = 0, constant = 0;
         switch (table[id].init) {
@@ -877,16 +875,11 @@ static void tensors_init(Tensors *t, const Dims *d, Init init, Gate gate, Random
     }
 }
 
-// A fresh extension for m: the extended model computes what m computes. The caller has set method to hidden, rank and
-// rows.
-static void extension_init(Extension *x, const Model *m)
-{
-    Random random = random_stream(x->seed, 2);
-    x->w = tensors_allocate(x->sets, &x->dims);
-    tensors_init(&x->w, &x->dims, x->init, x->gate, &random);
-    const size_t C = m->dims.channels;
-    for (size_t i = 0; i < x->dims.rows; i++)
-        memcpy(x->w.at[ROWS] + i * C, m->wte + (size_t)x->ids[i] * C, C * sizeof(real));
+// What follows from an extension's dims and gate: how much the gate reads, and which tensors there are.
+static void extension_sets(Extension *x) {
+    x->dims.gate = (x->from == FROM_FIRST ? 2 : 1) * x->dims.channels;
+    x->sets = (x->dims.hidden ? SET_ADAPTER : 0) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0)
+            | (x->dims.rank ? SET_LORA : 0) | (x->dims.rows ? SET_ROWS : 0);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -895,33 +888,40 @@ static void extension_init(Extension *x, const Model *m)
 
 typedef struct { real *at; size_t stride, width; } Buffer;  // layer l: (rows, width) at `at + l * stride`
 
-typedef struct { Buffer wi_u, wg_u, hidden, adapter, score, gate, local, low[4]; } ExtensionActivations;
+typedef struct { Buffer wi_u, wg_u, hidden, adapter, gate, local, low[4]; } ExtensionActivations;
 
 typedef struct {
     size_t B, T, start, n;         // this pass: B sequences, positions start..T-1, n = B (T - start) rows
     size_t n_logits;               // the last n_logits rows get logits
-    Buffer x, ln1, mean1, rstd1, qkv, att, y, mid, u, mean2, rstd2, fc, gelu, lnf, meanf, rstdf, logits, losses;
+    Buffer x, ln1, stats1, qkv, att, y, mid, u, stats2, fc, gelu, lnf, statsf, logits, losses, context;
     ExtensionActivations extension[MAX_EXTENSIONS];
-    Buffer dx, du, dqkv, dfc, dadapter, dhidden, dwg_u, dscore, dlow, picked;  // gradients, one layer at a time
+    Buffer dx, du, dqkv, dfc, dadapter, dhidden, dwg_u, dscore, dlow, dcontext, picked;  // gradients, one layer at a time
     real *memory;
     size_t size;
     int *old, *row_of;             // (n): 1 where a row is of the old domain; (V): a token's row in ROWS or -1
 } Activations;
 
 // A buffer at the end of the activations' memory or, while that is not there yet, its size.
-static Buffer buffer(Activations *a, size_t layers, size_t rows, size_t width, bool keep)
-{
+static Buffer buffer(Activations *a, size_t layers, size_t rows, size_t width, bool keep) {
+    if ((double)layers * (double)rows * (double)width > 0x1p48)  // sums of these are far from overflow
+        die("out of memory: activations of %zu layers, %zu x %zu numbers each", layers, rows, width);
     const size_t size = round_up(rows * width, 16);
     Buffer b = {a->memory ? a->memory + a->size : NULL, keep ? size : 0, width};
     a->size += keep ? layers * size : size;
     return b;
 }
 
+// Does any gate of m's read the context?
+static bool reads_context(const Model *m) {
+    for (size_t e = 0; e < m->n_extensions; e++)
+        if (m->extension[e]->from == FROM_FIRST) return true;
+    return false;
+}
+
 // Lays out the buffers for B sequences of T tokens. grad: the tensors to be trained, NULL for forward only; cache: keep
 // keys and values, so that forward can continue at a later start.
 static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T, size_t n_logits,
-                                const Tensors *grad, bool cache)
-{
+                                const Tensors *grad, bool cache) {
     const Dims *d = &m->dims;
     const size_t L = d->layers, C = d->channels, n = B * T;
     const bool train = grad != NULL;
@@ -929,22 +929,20 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
     a->size = 0;
     a->x = buffer(a, L + 1, n, C, train);
     a->ln1 = buffer(a, L, n, C, TRAINED(QKV_W) || TRAINED(QKV_LORA_A));
-    a->mean1 = buffer(a, L, n, 1, train);
-    a->rstd1 = buffer(a, L, n, 1, train);
+    a->stats1 = buffer(a, L, n, 2, train);
     a->qkv = buffer(a, L, n, 3 * C, train || cache);
     a->att = buffer(a, L, n * d->heads, T, train);
     a->y = buffer(a, L, n, C, TRAINED(PROJ_W) || TRAINED(PROJ_LORA_A));
     a->mid = buffer(a, L, n, C, train);
     a->u = buffer(a, L, n, C, train);
-    a->mean2 = buffer(a, L, n, 1, train);
-    a->rstd2 = buffer(a, L, n, 1, train);
+    a->stats2 = buffer(a, L, n, 2, train);
     a->fc = buffer(a, L, n, 4 * C, train);
     a->gelu = buffer(a, L, n, 4 * C, TRAINED(FCPROJ_W) || TRAINED(FCPROJ_LORA_A));
     a->lnf = buffer(a, 1, n_logits, C, train);
-    a->meanf = buffer(a, 1, n_logits, 1, train);
-    a->rstdf = buffer(a, 1, n_logits, 1, train);
+    a->statsf = buffer(a, 1, n_logits, 2, train);
     a->logits = buffer(a, 1, n_logits, d->vocab, train);
     a->losses = buffer(a, 1, n_logits, 1, train);
+    a->context = buffer(a, 1, reads_context(m) ? n : 0, 2 * C, true);
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *x = m->extension[e];
         ExtensionActivations *s = &a->extension[e];
@@ -953,37 +951,34 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
             s->wg_u = buffer(a, L, n, x->dims.hidden, train);
             s->hidden = buffer(a, L, n, x->dims.hidden, train);
             s->adapter = buffer(a, L, n, C, train);
-            s->score = buffer(a, L, n, 1, true);
             s->gate = buffer(a, L, n, 1, true);
             s->local = buffer(a, L, n, 1, true);
         }
         for (int k = 0; k < 4 && x->sets & SET_LORA; k++) s->low[k] = buffer(a, L, n, x->dims.rank, train);
     }
     if (!train) return;
-    Dims most = *d;  // the widest extension
+    size_t hidden = 0, rank = 0, rows = 0;  // of the widest extension
     for (size_t e = 0; e < m->n_extensions; e++) {
-        const Dims *own = &m->extension[e]->dims;
-        if (own->hidden > most.hidden) most.hidden = own->hidden;
-        if (own->rank > most.rank) most.rank = own->rank;
-        if (own->rows > most.rows) most.rows = own->rows;
+        const Dims *x = &m->extension[e]->dims;
+        hidden = most(hidden, x->hidden), rank = most(rank, x->rank), rows = most(rows, x->rows);
     }
     a->dx = buffer(a, 1, n, C, true);
     a->du = buffer(a, 1, n, C, true);
     a->dqkv = buffer(a, 1, n, 3 * C, true);
     a->dfc = buffer(a, 1, n, 4 * C, true);
-    a->dadapter = buffer(a, 1, n, most.hidden ? C : 0, true);
-    a->dhidden = buffer(a, 1, n, most.hidden, true);
-    a->dwg_u = buffer(a, 1, n, most.hidden, true);
+    a->dadapter = buffer(a, 1, n, hidden ? C : 0, true);
+    a->dhidden = buffer(a, 1, n, hidden, true);
+    a->dwg_u = buffer(a, 1, n, hidden, true);
     a->dscore = buffer(a, 1, n, 1, true);
-    a->dlow = buffer(a, 1, n, most.rank, true);
-    a->picked = buffer(a, 1, n, most.rows, true);
+    a->dlow = buffer(a, 1, n, rank, true);
+    a->dcontext = buffer(a, 1, reads_context(m) ? n : 0, 2 * C, true);
+    a->picked = buffer(a, 1, n, rows, true);
     #undef TRAINED
 }
 
 // See activations_lay_out. For several positions at once; forward sets a->start for later ones.
 static Activations activations_allocate(const Model *m, size_t B, size_t T, size_t n_logits, const Tensors *grad,
-                                        bool cache)
-{
+                                        bool cache) {
     Activations a = {.n_logits = n_logits};
     activations_lay_out(&a, m, B, T, n_logits, grad, cache);
     a.memory = allocate(a.size, sizeof(real));
@@ -996,16 +991,15 @@ static Activations activations_allocate(const Model *m, size_t B, size_t T, size
     return a;
 }
 
-static void activations_free(Activations *a)
-{
+// Frees what activations_allocate made.
+static void activations_free(Activations *a) {
     free(a->memory);
     free(a->old);
     free(a->row_of);
 }
 
 // Layer l of a buffer, from the first row of this pass on.
-static real *rows_of(const Activations *a, Buffer b, size_t l)
-{
+static real *rows_of(const Activations *a, Buffer b, size_t l) {
     return b.at ? b.at + l * b.stride + a->start * b.width : NULL;
 }
 
@@ -1021,8 +1015,7 @@ static const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_LORA_A, FCPROJ_LORA_
 
 // out = x W + bias (+ add), and every LoRA beside it.
 static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l, real *out, const real *x,
-                                 const real *add)
-{
+                                 const real *add) {
     const size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
     linear_forward(out, x, tensor(&m->w, k.w, l), tensor(&m->w, k.bias, l), add, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
@@ -1037,8 +1030,7 @@ static const Tensors nothing;      // the gradients of an extension that is froz
 
 // dx (+= if add, may be NULL) from dout, and the gradients of what of this layer is in grad.
 static void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad, Linear k, size_t l,
-                                  real *dx, bool add, const real *dout, const real *x)
-{
+                                  real *dx, bool add, const real *dout, const real *x) {
     const size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
     linear_backward(dx, tensor(grad, k.w, l), tensor(grad, k.bias, l), dout, x, tensor(&m->w, k.w, l),
                     add ? dx : NULL, a->n, I, O);
@@ -1051,30 +1043,52 @@ static void block_linear_backward(const Model *m, const Activations *a, const Te
     }
 }
 
-static Residue residue_at(const Activations *a, size_t e, size_t l)
-{
+// Puts m's last extension, a LoRA, into the backbone: W += A B, and its rows into wte, whose tokens count as seen from then
+// on. m is a model like any other again.
+static void lora_merge(Model *m) {
+    const Linear linears[4] = {QKV, PROJ, FC, FCPROJ};
+    Extension *x = m->extension[--m->n_extensions];
+    const size_t R = x->dims.rank;
+    for (int k = 0; k < 4; k++)
+        for (size_t l = 0; l < m->dims.layers; l++) {
+            const size_t I = tensor_rows(linears[k].w, &m->dims), O = tensor_cols(linears[k].w, &m->dims);
+            real *w = tensor(&m->w, linears[k].w, l);
+            matmul(w, O, I, O, R, plain(tensor(&x->w, linears[k].lora_a, l), R), plain(tensor(&x->w, linears[k].lora_b, l), O),
+                   NULL, w);
+        }
+    if (m->wte != m->w.at[WTE]) {
+        memcpy(m->w.at[WTE], m->wte, m->dims.vocab * m->dims.channels * sizeof(real));
+        free(m->wte);
+        m->wte = m->w.at[WTE];
+    }
+    size_t kept = 0;
+    for (size_t i = 0; i < m->n_unseen; i++) {
+        bool met = false;
+        for (size_t k = 0; k < x->dims.rows; k++) met |= x->ids[k] == m->unseen[i];
+        if (!met) m->unseen[kept++] = m->unseen[i];
+    }
+    m->n_unseen = kept;
+    m->fingerprint = fingerprint(&m->w);
+    extension_free(x);
+}
+
+// What extension e keeps in layer l, from the first row of this pass on.
+static Residue residue_at(const Model *m, const Activations *a, size_t e, size_t l) {
     const ExtensionActivations *s = &a->extension[e];
     return (Residue){rows_of(a, s->wi_u, l), rows_of(a, s->wg_u, l), rows_of(a, s->hidden, l), rows_of(a, s->adapter, l),
-                     rows_of(a, s->score, l), rows_of(a, s->gate, l), rows_of(a, s->local, l)};
+                     rows_of(a, s->gate, l), rows_of(a, s->local, l),
+                     m->extension[e]->from == FROM_FIRST ? rows_of(a, a->context, 0) : rows_of(a, a->u, l)};
 }
 
-static ResidueWeights residue_weights(const Tensors *w, size_t l)
-{
-    return (ResidueWeights){tensor(w, WI, l), tensor(w, WG, l), tensor(w, WO, l), tensor(w, GATE_W, l),
-                            tensor(w, GATE_B, l)};
-}
-
-static ResidueGradients residue_gradients(const Tensors *grad, size_t l)
-{
-    return (ResidueGradients){tensor(grad, WI, l), tensor(grad, WG, l), tensor(grad, WO, l), tensor(grad, GATE_W, l),
-                              tensor(grad, GATE_B, l)};
+// Layer l of an extension's weights, or of their gradients.
+static ResidueTensors residue_tensors(const Tensors *t, size_t l) {
+    return (ResidueTensors){tensor(t, WI, l), tensor(t, WG, l), tensor(t, WO, l), tensor(t, GATE_W, l), tensor(t, GATE_B, l)};
 }
 
 // Runs tokens (B, T - start) at positions start..T-1 through the model, up to the logits of the last a->n_logits rows.
 // With start > 0 (and B = 1) the positions before it must have been run: the qkv they left are the keys and values.
 // a->old must say which rows are of the old domain if the last extension's l_local is wanted.
-static void model_forward(const Model *m, Activations *a, const int *tokens, size_t B, size_t T, size_t start)
-{
+static void model_forward(const Model *m, Activations *a, const int *tokens, size_t B, size_t T, size_t start) {
     const Dims *d = &m->dims;
     const Tensors *w = &m->w;
     const size_t C = d->channels, n = B * (T - start);
@@ -1084,33 +1098,31 @@ static void model_forward(const Model *m, Activations *a, const int *tokens, siz
         real *x = rows_of(a, a->x, l), *ln1 = rows_of(a, a->ln1, l), *y = rows_of(a, a->y, l);
         real *mid = rows_of(a, a->mid, l), *u = rows_of(a, a->u, l), *fc = rows_of(a, a->fc, l);
         real *gelu = rows_of(a, a->gelu, l), *out = rows_of(a, a->x, l + 1), *qkv = a->qkv.at + l * a->qkv.stride;
-        layernorm_forward(ln1, rows_of(a, a->mean1, l), rows_of(a, a->rstd1, l), x, tensor(w, LN1_W, l),
-                          tensor(w, LN1_B, l), n, C);
+        layernorm_forward(ln1, rows_of(a, a->stats1, l), x, tensor(w, LN1_W, l), tensor(w, LN1_B, l), n, C);
         block_linear_forward(m, a, QKV, l, qkv + start * 3 * C, ln1, NULL);
         attention_forward(a->y.at + l * a->y.stride, a->att.at + l * a->att.stride, qkv, B, T, start, d->heads, C);
         block_linear_forward(m, a, PROJ, l, mid, y, x);
-        layernorm_forward(u, rows_of(a, a->mean2, l), rows_of(a, a->rstd2, l), mid, tensor(w, LN2_W, l),
-                          tensor(w, LN2_B, l), n, C);
+        layernorm_forward(u, rows_of(a, a->stats2, l), mid, tensor(w, LN2_W, l), tensor(w, LN2_B, l), n, C);
+        if (l == 0 && reads_context(m)) context_forward(rows_of(a, a->context, 0), u, B, T, start, C);
         block_linear_forward(m, a, FC, l, fc, u, NULL);
         gelu_forward(gelu, fc, n * 4 * C);
         block_linear_forward(m, a, FCPROJ, l, out, gelu, mid);
         for (size_t e = 0; e < m->n_extensions; e++) {
             const Extension *own = m->extension[e];
             if (own->sets & SET_ADAPTER)
-                residue_forward(out, residue_at(a, e, l), u, residue_weights(&own->w, l), own->gate, own->local, a->old,
-                                n, C, own->dims.hidden);
+                residue_forward(out, residue_at(m, a, e, l), u, residue_tensors(&own->w, l), own->gate, own->local, a->old,
+                                n, C, own->dims.hidden, own->dims.gate);
         }
     }
     const real *last = rows_of(a, a->x, d->layers) + (n - a->n_logits) * C;
-    layernorm_forward(a->lnf.at, a->meanf.at, a->rstdf.at, last, w->at[LNF_W], w->at[LNF_B], a->n_logits, C);
+    layernorm_forward(a->lnf.at, a->statsf.at, last, w->at[LNF_W], w->at[LNF_B], a->n_logits, C);
     matmul(a->logits.at, d->vocab, a->n_logits, d->vocab, C, plain(a->lnf.at, C), transposed(m->wte, C), NULL, NULL);
 }
 
-typedef struct { double lm, local; } Loss;
+typedef struct { double lm, local; } Loss;  // l_LM and l_local, in nats and in units of the residual stream
 
 // The sum of l_local's terms has this factor: 1 / (L N_old) over old-domain tokens for l1, 1 / (L N) over all for ce.
-static double local_scale(const Model *m, const Activations *a)
-{
+static double local_scale(const Model *m, const Activations *a) {
     size_t count = 0;
     const bool l1 = m->n_extensions && m->extension[m->n_extensions - 1]->local == LOCAL_L1;
     for (size_t t = 0; t < a->n; t++) count += !l1 || a->old[t];
@@ -1119,13 +1131,12 @@ static double local_scale(const Model *m, const Activations *a)
 
 // After model_forward with logits for all rows: both losses against targets (B, T), -1 meaning none; logits become
 // probabilities.
-static Loss model_loss(const Model *m, Activations *a, const int *targets)
-{
+static Loss model_loss(const Model *m, Activations *a, const int *targets) {
     Loss loss = {0, 0};
     size_t count = 0;
     crossentropy_forward(a->losses.at, a->logits.at, targets, a->n, m->dims.vocab);
     for (size_t t = 0; t < a->n; t++) loss.lm += (double)a->losses.at[t], count += targets[t] >= 0;
-    loss.lm /= (double)count;
+    loss.lm /= count ? (double)count : 1;  // a batch may be of negative domains only
     const size_t e = m->n_extensions - 1;
     if (!m->n_extensions || m->extension[e]->local == LOCAL_NONE) return loss;
     for (size_t l = 0; l < m->dims.layers; l++) {
@@ -1139,13 +1150,13 @@ static Loss model_loss(const Model *m, Activations *a, const int *targets)
 
 // After model_loss: the gradients, in grad, of l_LM + alpha l_local with respect to its tensors, which are the
 // backbone's or those of the last extension. Nothing is computed below the first of them.
-static void model_backward(const Model *m, Activations *a, const Tensors *grad, const int *tokens, const int *targets)
-{
+static void model_backward(const Model *m, Activations *a, const Tensors *grad, const int *tokens, const int *targets) {
     const Dims *d = &m->dims;
     const Tensors *w = &m->w;
     const size_t C = d->channels, V = d->vocab, L = d->layers, n = a->n, last = m->n_extensions - 1;
     const bool rows = grad->at[ROWS] != NULL, embedding = rows || grad->at[WTE];
     const bool attention = grad->at[QKV_W] || grad->at[QKV_LORA_A];
+    const bool context = reads_context(m) && (embedding || attention);  // does anything that trains lie below it?
     real *dx = a->dx.at, *du = a->du.at, *logits = a->logits.at;
     const double local = local_scale(m, a);
     size_t count = 0;
@@ -1164,8 +1175,8 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
         matmul(grad->at[ROWS], C, N, C, n, transposed(a->picked.at, N), plain(a->lnf.at, C), NULL, NULL);
     }
     memset(dx, 0, n * C * sizeof(real));
-    layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], du, rows_of(a, a->x, L), a->meanf.at, a->rstdf.at,
-                       w->at[LNF_W], n, C);
+    if (context) memset(a->dcontext.at, 0, n * 2 * C * sizeof(real));
+    layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], du, rows_of(a, a->x, L), a->statsf.at, w->at[LNF_W], n, C);
 
     for (size_t l = L; l-- > 0;) {
         // What of the block lies above the first tensor that trains; dx is the gradient at its output and becomes that
@@ -1178,22 +1189,24 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
             const Tensors *own = e == last ? grad : &nothing;
             const Local penalty = e == last ? x->local : LOCAL_NONE;
             const double weight = x->alpha * local / (penalty == LOCAL_L1 ? (double)C : 1);
-            residue_backward(inside ? du : NULL, residue_gradients(own, l), dx, residue_at(a, e, l), rows_of(a, a->u, l),
-                             residue_weights(&x->w, l), x->gate, penalty, (real)weight, a->old, a->dadapter.at,
-                             a->dhidden.at, a->dwg_u.at, a->dscore.at, n, C, x->dims.hidden);
+            real *to_u = inside ? du : NULL, *to_gate = x->from == FROM_LAYER ? to_u : context ? a->dcontext.at : NULL;
+            residue_backward(to_u, to_gate, residue_tensors(own, l), dx, residue_at(m, a, e, l), rows_of(a, a->u, l),
+                             residue_tensors(&x->w, l), x->gate, penalty, (real)weight, a->old, a->dadapter.at,
+                             a->dhidden.at, a->dwg_u.at, a->dscore.at, n, C, x->dims.hidden, x->dims.gate);
         }
         if (!inside) break;
+        if (l == 0 && context) context_backward(du, a->dcontext.at, a->B, a->T, C);
         block_linear_backward(m, a, grad, FCPROJ, l, a->dfc.at, false, dx, rows_of(a, a->gelu, l));
         gelu_backward(a->dfc.at, a->dfc.at, rows_of(a, a->fc, l), n * 4 * C);
         block_linear_backward(m, a, grad, FC, l, du, true, a->dfc.at, rows_of(a, a->u, l));
         layernorm_backward(dx, tensor(grad, LN2_W, l), tensor(grad, LN2_B, l), du, rows_of(a, a->mid, l),
-                           rows_of(a, a->mean2, l), rows_of(a, a->rstd2, l), tensor(w, LN2_W, l), n, C);
+                           rows_of(a, a->stats2, l), tensor(w, LN2_W, l), n, C);
         block_linear_backward(m, a, grad, PROJ, l, du, false, dx, rows_of(a, a->y, l));
         attention_backward(a->dqkv.at, du, rows_of(a, a->att, l), rows_of(a, a->qkv, l), a->B, a->T, d->heads, C);
         block_linear_backward(m, a, grad, QKV, l, below ? du : NULL, false, a->dqkv.at, rows_of(a, a->ln1, l));
         if (below)
             layernorm_backward(dx, tensor(grad, LN1_W, l), tensor(grad, LN1_B, l), du, rows_of(a, a->x, l),
-                               rows_of(a, a->mean1, l), rows_of(a, a->rstd1, l), tensor(w, LN1_W, l), n, C);
+                               rows_of(a, a->stats1, l), tensor(w, LN1_W, l), n, C);
     }
     if (embedding)
         embedding_backward(rows ? grad->at[ROWS] : grad->at[WTE], grad->at[WPE], dx, tokens, rows ? a->row_of : NULL,
@@ -1205,16 +1218,14 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
 
 // Learning rate at a step (1-based): a linear rise over `warmup` steps, then half a cosine down to floor * peak at the
 // last step.
-static double learning_rate(double peak, long step, long steps, long warmup, double floor)
-{
+static double learning_rate(double peak, long step, long steps, long warmup, double floor) {
     if (step <= warmup) return peak * (double)step / (double)warmup;
     const double progress = (double)(step - warmup) / (double)(steps > warmup ? steps - warmup : 1);
     return peak * (floor + (1 - floor) * 0.5 * (1 + cos(3.141592653589793 * progress)));
 }
 
 // The norm of all of t together. Chunks of fixed size are summed one by one: the same for any number of threads.
-static double tensors_norm(const Tensors *t)
-{
+static double tensors_norm(const Tensors *t) {
     enum { CHUNK = 4096 };
     const size_t chunks = (t->size + CHUNK - 1) / CHUNK;
     double *sums = allocate(chunks, sizeof *sums), sum = 0;
@@ -1230,8 +1241,7 @@ static double tensors_norm(const Tensors *t)
 // longer than `clip` is scaled to it; matrices (not biases, LayerNorms, gates) shrink by lr * decay, apart from the
 // gradient. Returns the gradient's norm: if that is not finite, w no longer holds numbers.
 static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v, const Dims *d, long step,
-                         double lr, double decay, double clip)
-{
+                         double lr, double decay, double clip) {
     const double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
     const real scale = (real)(norm > clip ? clip / norm : 1), b1 = (real)beta1, b2 = (real)beta2, epsilon = (real)1e-8;
     const real rate = (real)(lr / (1 - pow(beta1, (double)step)));
@@ -1264,8 +1274,7 @@ typedef struct { char domain[32]; uint16_t *ids; size_t count; } Tokens;
 // vocabulary, 0: unknown), then uint16 ids. Dies unless it is whole, made with this tokenizer, and has more than
 // `context` tokens.
 static Tokens tokens_load(const char *folder, const char *domain, const char *split, const Tokenizer *tokenizer,
-                          size_t context)
-{
+                          size_t context) {
     enum { HEADER = TOKENS_HEADER * 4 };
     Tokens t = {{0}, NULL, 0};
     if (strlen(domain) >= sizeof t.domain) die("domain %s: expected a name of less than %zu bytes", domain, sizeof t.domain);
@@ -1299,8 +1308,7 @@ static Tokens tokens_load(const char *folder, const char *domain, const char *sp
 
 // Loads the domains of a list separated by commas into `files`, which has room for MAX_DOMAINS; returns how many.
 static size_t domains_load(Tokens *files, const char *folder, const char *list, const char *split,
-                           const Tokenizer *tokenizer, size_t context)
-{
+                           const Tokenizer *tokenizer, size_t context) {
     size_t count = 0;
     for (const char *name = list; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
         char domain[64];
@@ -1312,34 +1320,40 @@ static size_t domains_load(Tokens *files, const char *folder, const char *list, 
 }
 
 typedef struct {
-    Tokens old[MAX_DOMAINS], new;
-    size_t n_old;
-    double p;                      // the fraction of sequences from the old domains
+    Tokens old[MAX_DOMAINS], negative[MAX_DOMAINS], new;
+    size_t n_old, n_negative;
+    double p;                      // the fraction of sequences from the old domains, and that from the negative ones
     uint64_t seed;
     Random random;
 } Loader;
 
+// The domain among `count` that x in [0, 1) falls on, as many values on each.
+static const Tokens *pick(const Tokens *domains, size_t count, double x) {
+    return &domains[least((size_t)(x * (double)count), count - 1)];
+}
+
 // Draws B sequences of T tokens: tokens and targets, the next token of each, (B, T); old (B, T) is 1 where the sequence
-// is of an old domain. Each sequence starts anywhere in its file. The same draws are made whatever p is.
-static void loader_next(Loader *loader, int *tokens, int *targets, int *old, size_t B, size_t T)
-{
+// is of an old domain. Each sequence starts anywhere in its file. The same draws are made whatever p is. Sequences of a
+// negative domain are as old ones to l_local, but have no targets: nothing of their language is learnt.
+static void loader_next(Loader *loader, int *tokens, int *targets, int *old, size_t B, size_t T) {
     for (size_t b = 0; b < B; b++) {
-        const double domain = random_uniform(&loader->random), start = random_uniform(&loader->random);
-        const bool is_old = domain < loader->p;
-        const size_t which = is_old ? (size_t)(domain / loader->p * (double)loader->n_old) : 0;
-        const Tokens *from = is_old ? &loader->old[least(which, loader->n_old - 1)] : &loader->new;
+        const double domain = random_uniform(&loader->random) / loader->p, start = random_uniform(&loader->random);
+        const bool is_old = domain < 1, is_negative = !is_old && loader->n_negative && domain < 2;
+        const Tokens *from = is_old      ? pick(loader->old, loader->n_old, domain)
+                           : is_negative ? pick(loader->negative, loader->n_negative, domain - 1) : &loader->new;
         const uint16_t *ids = from->ids + (size_t)(start * (double)(from->count - T));
         for (size_t t = 0; t < T; t++) {
             tokens[b * T + t] = ids[t];
-            targets[b * T + t] = ids[t + 1];
-            old[b * T + t] = is_old;
+            targets[b * T + t] = is_negative ? -1 : ids[t + 1];
+            old[b * T + t] = is_old || is_negative;
         }
     }
 }
 
-static void loader_free(Loader *loader)
-{
+// Frees the text of all domains.
+static void loader_free(Loader *loader) {
     for (size_t i = 0; i < loader->n_old; i++) free(loader->old[i].ids);
+    for (size_t i = 0; i < loader->n_negative; i++) free(loader->negative[i].ids);
     free(loader->new.ids);
 }
 
@@ -1353,11 +1367,10 @@ typedef struct { Stored *at; size_t count; } StoredList;
 
 // Adds the tensors of t to a list, their names after `prefix`. The list has room for 3 sets of tensors and for one list of
 // whole numbers.
-static void entries_add(StoredList *e, const char *prefix, const Tensors *t, const Dims *d)
-{
+static void entries_add(StoredList *e, const char *prefix, const Tensors *t, const Dims *d) {
     if (!e->at) e->at = allocate(3 * TENSORS * d->layers + 1, sizeof(Stored));
     for (int id = 0; id < TENSORS; id++)
-        for (size_t l = 0; t->at[id] && l < tensor_layers(id, d); l++) {
+        for (size_t l = 0; t->layer_size[id] && l < tensor_layers(id, d); l++) {
             Stored *entry = &e->at[e->count++];
             const int length = snprintf(entry->name, sizeof entry->name, "%s", prefix);
             snprintf(entry->name + length, sizeof entry->name - (size_t)length, table[id].name, (int)l);
@@ -1369,14 +1382,13 @@ static void entries_add(StoredList *e, const char *prefix, const Tensors *t, con
         }
 }
 
-static void entries_add_ids(StoredList *e, int *ids, size_t count)
-{
+// Adds wte.ids, the tokens of an extension's rows, if there are any.
+static void entries_add_ids(StoredList *e, int *ids, size_t count) {
     if (count) e->at[e->count++] = (Stored){"wte.ids", "I32", 1, {count, 1}, ids};
 }
 
 // Over the values of all entries, as 16 digits, for the metadata: a file whose bytes have changed is noticed.
-static void entries_hash(char digits[17], const StoredList *e)
-{
+static void entries_hash(char digits[17], const StoredList *e) {
     uint64_t hash = 0;
     for (size_t i = 0; i < e->count; i++) {
         const size_t count = e->at[i].shape[0] * e->at[i].shape[1];
@@ -1387,9 +1399,12 @@ static void entries_hash(char digits[17], const StoredList *e)
     snprintf(digits, 17, "%016" PRIx64, hash);
 }
 
-// Writes a safetensors file whose __metadata__ is the given pairs of key and value, ended by NULL.
-static void safetensors_write(const char *path, const StoredList *e, const char **metadata)
-{
+// A pair of __metadata__, in a format of printf's: both are strings of plain characters.
+#define PAIR(key, format) ",\"" key "\":\"" format "\""
+
+// Writes a safetensors file. metadata: a format, of PAIRs; then its values.
+__attribute__((format(printf, 3, 4)))
+static void safetensors_write(const char *path, const StoredList *e, const char *metadata, ...) {
     char hash[17];
     entries_hash(hash, e);
     FILE *file = output_open(path);
@@ -1397,12 +1412,10 @@ static void safetensors_write(const char *path, const StoredList *e, const char 
     size_t offset = 0;
     fwrite(&length, sizeof length, 1, file);
     fprintf(file, "{\"__metadata__\":{\"format\":\"pt\",\"hash\":\"%s\"", hash);
-    for (; *metadata; metadata += 2) {
-        fputc(',', file);
-        json_write_string(file, metadata[0], strlen(metadata[0]));
-        fputc(':', file);
-        json_write_string(file, metadata[1], strlen(metadata[1]));
-    }
+    va_list values;
+    va_start(values, metadata);
+    vfprintf(file, metadata, values);
+    va_end(values);
     fputc('}', file);
     for (size_t i = 0; i < e->count; i++) {
         const Stored *x = &e->at[i];
@@ -1432,26 +1445,23 @@ static void safetensors_write(const char *path, const StoredList *e, const char 
 }
 
 // The tensors' data are the `size` bytes from `start` on.
-typedef struct { char *path; FILE *file; uint64_t start, size; Json *header; } Safetensors;
+typedef struct { const char *path; FILE *file; uint64_t start, size; Json *header; } Safetensors;
 
-static int compare_starts(const void *a, const void *b)
-{
+// For qsort: rising.
+static int compare_starts(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
 // Is x a whole number from 0 to `most`?
-static bool whole_number(const Json *x, uint64_t most)
-{
+static bool whole_number(const Json *x, uint64_t most) {
     return x && x->type == '0' && x->number >= 0 && x->number <= (double)most && x->number == floor(x->number);
 }
 
 // Opens a file and checks its header: every tensor's bytes lie inside the file, and no two overlap. Shapes are checked
 // when read.
-static Safetensors safetensors_open(const char *path)
-{
-    Safetensors s = {join(path, "", ""), fopen(path, "rb"), 0, 0, NULL};
-    if (!s.file) die("%s: %s", path, strerror(errno));
+static Safetensors safetensors_open(const char *path) {
+    Safetensors s = {path, open_file(path), 0, 0, NULL};
     uint64_t length = 0;
     if (fseeko(s.file, 0, SEEK_END)) die("%s: %s", path, strerror(errno));
     const uint64_t whole = (uint64_t)ftello(s.file);
@@ -1487,44 +1497,55 @@ static Safetensors safetensors_open(const char *path)
     return s;
 }
 
-static void safetensors_close(Safetensors *s)
-{
+// Ends the reading of a file.
+static void safetensors_close(Safetensors *s) {
     fclose(s->file);
     json_free(s->header);
-    free(s->path);
 }
 
 // The header's object for a tensor, found with or without Hugging Face's "transformer."; NULL if absent.
-static const Json *safetensors_find(const Safetensors *s, const char *name)
-{
+static const Json *safetensors_find(const Safetensors *s, const char *name) {
     char longer[128];
     snprintf(longer, sizeof longer, "transformer.%s", name);
     const Json *x = json_get(s->header, name);
     return x ? x : json_get(s->header, longer);
 }
 
-// Fills every entry's data from the file. Dies on a missing tensor, another dtype or shape, and on tensors that are not
-// asked for, except Hugging Face's causal masks and the copy of the tied head.
-static void safetensors_read(const Safetensors *s, const StoredList *e)
-{
-    size_t known = 0, others = 0;
+// Dies unless the header has every entry's tensor with its dtype and shape, and no others, except Hugging Face's causal masks
+// and the copy of the tied head. Then the file has as many bytes as the entries, whose data need not be there yet.
+static void safetensors_check(const Safetensors *s, const StoredList *e) {
+    size_t others = 0;
     for (size_t i = 0; i < e->count; i++) {
         const Stored *x = &e->at[i];
         const Json *found = safetensors_find(s, x->name);
         if (!found) die("%s: has no tensor %s", s->path, x->name);
-        known++;
         const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape");
         const Json *begin = json_get(found, "data_offsets")->child, *side = shape && shape->type == '[' ? shape->child : NULL;
         const size_t count = x->shape[0] * x->shape[1];
         if (!dtype || dtype->type != '"' || strcmp(dtype->string, x->dtype))
             die("%s: %s is stored as %s, expected %s (in Python: model.float().save_pretrained(folder))", s->path, x->name,
                 dtype && dtype->type == '"' ? dtype->string : "nothing", x->dtype);
-        for (size_t i = 0; i < x->rank; i++, side = side->next)
-            if (!side || side->type != '0' || side->number != (double)x->shape[i])
-                die("%s: %s: side %zu of its shape is %g, expected %zu", s->path, x->name, i, side ? side->number : 0, x->shape[i]);
+        for (size_t k = 0; k < x->rank; k++, side = side->next)
+            if (!side || side->type != '0' || side->number != (double)x->shape[k])
+                die("%s: %s: side %zu of its shape is %g, expected %zu", s->path, x->name, k, side ? side->number : 0, x->shape[k]);
         if (side) die("%s: %s has more than %zu dimensions", s->path, x->name, x->rank);
         if (begin->next->number - begin->number != 4.0 * (double)count)
             die("%s: %s has %.0f bytes, expected %zu", s->path, x->name, begin->next->number - begin->number, 4 * count);
+    }
+    for (const Json *x = s->header->child; x; x = x->next) {
+        others += !strstr(x->key, ".attn.bias") && !strstr(x->key, ".attn.masked_bias") && strcmp(x->key, "lm_head.weight")
+               && strcmp(x->key, "__metadata__");
+    }
+    if (others > e->count) die("%s: has %zu tensors that do not belong to it", s->path, others - e->count);
+}
+
+// Fills every entry's data from the file, which must pass safetensors_check and have the hash that its metadata says.
+static void safetensors_read(const Safetensors *s, const StoredList *e) {
+    safetensors_check(s, e);
+    for (size_t i = 0; i < e->count; i++) {
+        const Stored *x = &e->at[i];
+        const size_t count = x->shape[0] * x->shape[1];
+        const Json *begin = json_get(safetensors_find(s, x->name), "data_offsets")->child;
         if (fseeko(s->file, (off_t)(s->start + (uint64_t)begin->number), SEEK_SET)
             || fread(x->data, 4, count, s->file) != count)
             die("%s: %s cannot be read: %s", s->path, x->name, strerror(errno));
@@ -1535,11 +1556,6 @@ static void safetensors_read(const Safetensors *s, const StoredList *e)
                 ((real *)x->data)[k] = (real)value;
             }
     }
-    for (const Json *x = s->header->child; x; x = x->next) {
-        const char *mask = strstr(x->key, ".attn.bias") ? strstr(x->key, ".attn.bias") : strstr(x->key, ".attn.masked_bias");
-        if (!mask && strcmp(x->key, "lm_head.weight") && strcmp(x->key, "__metadata__")) others++;
-    }
-    if (others > known) die("%s: has %zu tensors that do not belong to it", s->path, others - known);
     const Json *metadata = json_get(s->header, "__metadata__");
     const Json *hash = metadata && metadata->type == '{' ? json_get(metadata, "hash") : NULL;
     char digits[17];
@@ -1548,17 +1564,32 @@ static void safetensors_read(const Safetensors *s, const StoredList *e)
         die("%s: damaged: its values have hash %s, its metadata says %.16s", s->path, digits, hash->type == '"' ? hash->string : "?");
 }
 
+// Reads the tensors of `sets` and, into ids (d->rows), the tokens of the rows among them. Sizes can be claimed: they get memory
+// once the header agrees, and so the file is as large.
+static Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *ids) {
+    Tensors t = tensors_lay_out(sets, d);
+    StoredList entries = {0};
+    entries_add(&entries, "", &t, d);
+    entries_add_ids(&entries, ids, d->rows);
+    safetensors_check(s, &entries);
+    t = tensors_allocate(sets, d);
+    entries.count = 0;
+    entries_add(&entries, "", &t, d);
+    entries_add_ids(&entries, ids, d->rows);
+    safetensors_read(s, &entries);
+    free(entries.at);
+    return t;
+}
+
 // Is `text` one of the choices, which are separated by "|"?
-static bool choice_known(const char *choices, const char *text)
-{
+static bool choice_known(const char *choices, const char *text) {
     for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL)
         if (strcspn(c, "|") == strlen(text) && !strncmp(c, text, strlen(text))) return true;
     return false;
 }
 
 // A whole number of config.json between 1 and `most`; dies on anything else.
-static size_t config_size(const char *path, const Json *config, const char *key, size_t most)
-{
+static size_t config_size(const char *path, const Json *config, const char *key, size_t most) {
     const Json *x = json_get(config, key);
     if (!whole_number(x, most) || x->number < 1)
         die("%s: \"%s\" is missing or not a whole number from 1 to %zu", path, key, most);
@@ -1566,8 +1597,7 @@ static size_t config_size(const char *path, const Json *config, const char *key,
 }
 
 // Dies if config.json has `key` with a value that is not among `expected`, as texts separated by "|".
-static void config_expect(const char *path, const Json *config, const char *key, const char *expected)
-{
+static void config_expect(const char *path, const Json *config, const char *key, const char *expected) {
     const Json *x = json_get(config, key);
     if (!x) return;
     char found[64];
@@ -1580,18 +1610,15 @@ static void config_expect(const char *path, const Json *config, const char *key,
 enum { LARGEST = 1 << 20 };  // of any dimension; their products fit 64 bits
 
 // Dies unless the sizes make a model. `source` names what set them.
-static void dims_check(const char *source, const Dims *d)
-{
+static void dims_check(const char *source, const Dims *d) {
     if (d->channels % d->heads) die("%s: %zu heads do not divide %zu channels", source, d->heads, d->channels);
-    if (tensors_size(SET_BACKBONE, d) > (size_t)4 << 30)
-        die("%s: these sizes make %zu parameters, expected at most %zu", source, tensors_size(SET_BACKBONE, d),
-            (size_t)4 << 30);
+    const size_t size = tensors_lay_out(SET_BACKBONE, d).size, most = (size_t)4 << 30;
+    if (size > most) die("%s: these sizes make %zu parameters, expected at most %zu", source, size, most);
 }
 
 // Loads a folder as on the Hugging Face hub: config.json (model_type gpt2), model.safetensors in float32, vocab.json,
 // merges.txt.
-static Model *model_load(const char *folder)
-{
+static Model *model_load(const char *folder) {
     char path[4096];
     if (snprintf(path, sizeof path, "%s/config.json", folder) >= (int)sizeof path) die("%s: path too long", folder);
     size_t size;
@@ -1634,25 +1661,21 @@ static Model *model_load(const char *folder)
 
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     Safetensors file = safetensors_open(path);
-    m->w = tensors_allocate(SET_BACKBONE, &m->dims);
-    StoredList entries = {0};
-    entries_add(&entries, "", &m->w, &m->dims);
-    safetensors_read(&file, &entries);
-    free(entries.at);
+    m->w = tensors_load(&file, SET_BACKBONE, &m->dims, NULL);
     safetensors_close(&file);
     m->wte = m->w.at[WTE];
     m->fingerprint = fingerprint(&m->w);
     return m;
 }
 
-static void model_save(const Model *m, const char *folder)
-{
+// Saves a folder that model_load and transformers read; the files in it are replaced one by one.
+static void model_save(const Model *m, const char *folder) {
     char path[4096];
     const Dims *d = &m->dims;
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     StoredList entries = {0};
     entries_add(&entries, "", &m->w, d);
-    safetensors_write(path, &entries, (const char *[]){NULL});
+    safetensors_write(path, &entries, PAIR("fingerprint", "%016" PRIx64), m->fingerprint);
     free(entries.at);
     tokenizer_save(m->tokenizer, folder);
     snprintf(path, sizeof path, "%s/config.json", folder);
@@ -1674,48 +1697,49 @@ static void model_save(const Model *m, const char *folder)
 static const char *const gate_names[] = {"relu", "sigmoid", "none", NULL};
 static const char *const local_names[] = {"l1", "ce", "none", NULL};
 static const char *const init_names[] = {"low", "he", NULL};
+static const char *const from_names[] = {"layer", "first", NULL};
 
 // The place of a name in a list that NULL ends, -1 if it is not there.
-static int name_index(const char *const *names, const char *name)
-{
+static int name_index(const char *const *names, const char *name) {
     for (int i = 0; names[i]; i++)
         if (!strcmp(names[i], name)) return i;
     return -1;
 }
 
-static void extension_save(const Extension *x, const Model *m, const char *path)
-{
-    char number[8][32];
-    snprintf(number[0], 32, "%g", x->alpha);
-    snprintf(number[1], 32, "%g", x->p);
-    snprintf(number[2], 32, "%zu", x->dims.hidden);
-    snprintf(number[3], 32, "%zu", x->dims.rank);
-    snprintf(number[4], 32, "%ld", x->steps);
-    snprintf(number[5], 32, "%g", x->lr);
-    snprintf(number[6], 32, "%" PRIu64, x->seed);
-    snprintf(number[7], 32, "%016" PRIx64, m->fingerprint);
-    const char *metadata[] = {
-        "method", x->method, "gate", gate_names[x->gate], "local", local_names[x->local], "init", init_names[x->init],
-        "alpha", number[0], "p", number[1], "hidden", number[2], "rank", number[3], "step", number[4], "lr", number[5],
-        "seed", number[6], "backbone", number[7], NULL};
+// The fingerprints of m's first extensions, for metadata.
+typedef struct { char text[MAX_EXTENSIONS * 17 + 1]; } Names;
+static Names extension_names(const Model *m, size_t count) {
+    Names names = {""};
+    for (size_t e = 0; e < count; e++)
+        snprintf(names.text + 17 * e, 18, "%016" PRIx64 " ", m->extension[e]->fingerprint);
+    return names;
+}
+
+// Saves m's last extension.
+static void extension_save(const Model *m, const char *path) {
+    const Extension *x = m->extension[m->n_extensions - 1];
     StoredList entries = {0};
     entries_add(&entries, "", &x->w, &x->dims);
     entries_add_ids(&entries, x->ids, x->dims.rows);
-    safetensors_write(path, &entries, metadata);
+    safetensors_write(path, &entries, PAIR("method", "%s") PAIR("gate", "%s") PAIR("gate_from", "%s") PAIR("local", "%s")
+                      PAIR("init", "%s") PAIR("alpha", "%g") PAIR("p", "%g") PAIR("hidden", "%zu") PAIR("rank", "%zu")
+                      PAIR("step", "%ld") PAIR("lr", "%g") PAIR("seed", "%" PRIu64) PAIR("backbone", "%016" PRIx64)
+                      PAIR("extensions", "%s"), x->method, gate_names[x->gate], from_names[x->from], local_names[x->local],
+                      init_names[x->init], x->alpha, x->p, x->dims.hidden, x->dims.rank, x->steps, x->lr, x->seed,
+                      m->fingerprint, extension_names(m, m->n_extensions - 1).text);
     free(entries.at);
 }
 
 // A string of __metadata__; dies if it is missing.
-static const char *metadata_text(const Safetensors *s, const char *key)
-{
+static const char *metadata_text(const Safetensors *s, const char *key) {
     const Json *metadata = json_get(s->header, "__metadata__");
     const Json *x = metadata && metadata->type == '{' ? json_get(metadata, key) : NULL;
     if (!x || x->type != '"') die("%s: its metadata has no \"%s\": not an extension made by nr", s->path, key);
     return x->string;
 }
 
-static double metadata_number(const Safetensors *s, const char *key, double most)
-{
+// A number of __metadata__ from 0 to `most`; dies if it is none.
+static double metadata_number(const Safetensors *s, const char *key, double most) {
     const char *text = metadata_text(s, key);
     char *end;
     const double x = strtod(text, &end);
@@ -1724,16 +1748,16 @@ static double metadata_number(const Safetensors *s, const char *key, double most
     return x;
 }
 
-static int metadata_choice(const Safetensors *s, const char *key, const char *const *names)
-{
+// The place in `names` of a string of __metadata__; dies if it is not there.
+static int metadata_choice(const Safetensors *s, const char *key, const char *const *names) {
     const int i = name_index(names, metadata_text(s, key));
     if (i < 0) die("%s: metadata \"%s\" is \"%.40s\", which is not known", s->path, key, metadata_text(s, key));
     return i;
 }
 
-// Loads an extension and plugs it in. Dies if it was trained on another backbone.
-static void extension_load(Model *m, const char *path)
-{
+// Loads an extension and plugs it in. Dies if it was trained on another backbone, or on extensions that are not those
+// plugged in first (further ones may follow them: extensions that were trained apart add up).
+static void extension_load(Model *m, const char *path) {
     Safetensors s = safetensors_open(path);
     Extension *x = allocate(1, sizeof *x);
     char expected[32];
@@ -1741,8 +1765,14 @@ static void extension_load(Model *m, const char *path)
     if (strcmp(metadata_text(&s, "backbone"), expected))
         die("%s: made for the backbone with fingerprint %.16s, this one has %s", path, metadata_text(&s, "backbone"),
             expected);
+    const char *below = metadata_text(&s, "extensions");
+    const Names names = extension_names(m, m->n_extensions);
+    if (strncmp(names.text, below, strlen(below)))
+        die("%s: trained on extensions %.*s, but those before it are %s: -x in the order of training", path,
+            (int)sizeof names.text, below, *names.text ? names.text : "none");
     snprintf(x->method, sizeof x->method, "%s", metadata_text(&s, "method"));
     x->gate = (Gate)metadata_choice(&s, "gate", gate_names);
+    x->from = (GateFrom)metadata_choice(&s, "gate_from", from_names);
     x->local = (Local)metadata_choice(&s, "local", local_names);
     x->init = (Init)metadata_choice(&s, "init", init_names);
     x->alpha = metadata_number(&s, "alpha", 1e9);
@@ -1758,19 +1788,14 @@ static void extension_load(Model *m, const char *path)
             die("%s: wte.ids should list from 1 to %zu tokens", path, m->dims.vocab);
         x->dims.rows = (size_t)shape->child->number;
     }
-    x->sets = (x->dims.hidden ? SET_ADAPTER : 0) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0)
-            | (x->dims.rank ? SET_LORA : 0) | (x->dims.rows ? SET_ROWS : 0);
+    extension_sets(x);
     x->ids = allocate(x->dims.rows + 1, sizeof(int));
-    x->w = tensors_allocate(x->sets, &x->dims);
-    StoredList entries = {0};
-    entries_add(&entries, "", &x->w, &x->dims);
-    entries_add_ids(&entries, x->ids, x->dims.rows);
-    safetensors_read(&s, &entries);
-    free(entries.at);
+    x->w = tensors_load(&s, x->sets, &x->dims, x->ids);
     for (size_t i = 0; i < x->dims.rows; i++)
         if (x->ids[i] < 0 || (size_t)x->ids[i] >= m->dims.vocab)
             die("%s: wte.ids has %d, beyond the vocabulary of %zu", path, x->ids[i], m->dims.vocab);
     safetensors_close(&s);
+    x->fingerprint = fingerprint(&x->w);
     extension_attach(m, x);
 }
 
@@ -1779,16 +1804,14 @@ static void extension_load(Model *m, const char *path)
 
 static volatile sig_atomic_t interrupted;
 
-static void on_interrupt(int signal)
-{
+static void on_interrupt(int signal) {
     (void)signal;
     interrupted = 1;
 }
 
 // Prints a line of progress on `stderr`: over the last one on a terminal, at every tenth of the way elsewhere. start: when
 // it began, by now(); tokens: how many each step handles.
-static void progress(const char *label, long step, long steps, const char *state, double start, double tokens)
-{
+static void progress(const char *label, long step, long steps, const char *state, double start, double tokens) {
     static double last;
     const bool terminal = isatty(STDERR_FILENO), final = step == steps;
     if (terminal ? !final && now() - last < 0.1 : step * 10 / steps == (step - 1) * 10 / steps) return;
@@ -1808,39 +1831,40 @@ typedef struct {
     bool resume;                   // go on from that file if it is there
 } Recipe;
 
+// Continues a hash over all tokens of `count` files.
+static uint64_t hash_tokens(uint64_t hash, const Tokens *files, size_t count) {
+    for (size_t f = 0; f < count; f++) {
+        for (size_t i = 0; i < files[f].count; i++) hash = hash * HASH_FACTOR + files[f].ids[i] + 1;
+        hash *= HASH_FACTOR;  // where a file ends
+    }
+    return hash;
+}
+
 // Everything that a training depends on, in words and two hashes: of the weights it starts from, those of all extensions
 // too, and of the text. One that was saved under other settings must not go on under these.
 static void settings_write(char text[512], const char *label, const Model *m, const Extension *x, const Recipe *r,
-                           const Loader *loader)
-{
+                           const Loader *loader) {
     const Dims *d = x ? &x->dims : &m->dims;
-    uint64_t weights = fingerprint(&m->w), data = 0;
+    uint64_t weights = fingerprint(&m->w), data = hash_tokens(0, loader->old, loader->n_old);
+    data = hash_tokens(hash_tokens(data, loader->negative, loader->n_negative), &loader->new, 1);
     for (size_t e = 0; e < m->n_extensions; e++)
         weights = hash_values(weights, m->extension[e]->w.memory, m->extension[e]->w.size);
-    for (size_t f = 0; f <= loader->n_old; f++) {
-        const Tokens *file = f < loader->n_old ? &loader->old[f] : &loader->new;
-        for (size_t i = 0; i < file->count; i++) data = data * HASH_FACTOR + file->ids[i] + 1;
-        data = data * HASH_FACTOR;  // where a file ends
-    }
     snprintf(text, 512, "%s, %ld steps, batch %ld, context %ld, lr %.15g, warmup %ld, floor %g, decay %g, p %.15g, gate %s, "
-             "local %s, alpha %.15g, init %s, heads %zu, hidden %zu, rank %zu, new rows %zu, seed %" PRIu64
+             "gate from %s, local %s, alpha %.15g, init %s, heads %zu, hidden %zu, rank %zu, new rows %zu, seed %" PRIu64
              ", weights %016" PRIx64 ", data %016" PRIx64, label, r->steps, r->batch, r->context, r->lr, r->warmup, r->floor,
-             r->decay, loader->p, x ? gate_names[x->gate] : "-", x ? local_names[x->local] : "-", x ? x->alpha : 0,
-             x ? init_names[x->init] : "-", d->heads, d->hidden, d->rank, d->rows, loader->seed, weights, data);
+             r->decay, loader->p, x ? gate_names[x->gate] : "-", x ? from_names[x->from] : "-",
+             x ? local_names[x->local] : "-", x ? x->alpha : 0, x ? init_names[x->init] : "-", d->heads, d->hidden, d->rank,
+             d->rows, loader->seed, weights, data);
 }
 
 // Saves or loads all that decides how a training goes on: in `entries` the tensors that train, AdamW's moments, the step
 // and the loader's random state; beside them the settings, and the seconds so far.
-static void state_save(const char *path, const StoredList *entries, const char *settings, double seconds)
-{
-    char number[32];
-    snprintf(number, sizeof number, "%.3f", seconds);
-    safetensors_write(path, entries, (const char *[]){"settings", settings, "seconds", number, NULL});
+static void state_save(const char *path, const StoredList *entries, const char *settings, double seconds) {
+    safetensors_write(path, entries, PAIR("settings", "%s") PAIR("seconds", "%.3f"), settings, seconds);
 }
 
 // Returns the seconds. Dies, naming the first of the settings that differs, if the state was saved under others.
-static double state_load(const char *path, const StoredList *entries, const char *settings)
-{
+static double state_load(const char *path, const StoredList *entries, const char *settings) {
     Safetensors s = safetensors_open(path);
     const char *saved = metadata_text(&s, "settings"), *here = settings;
     for (size_t i = 0; saved[i] && saved[i] == settings[i]; i++)
@@ -1858,8 +1882,7 @@ static double state_load(const char *path, const StoredList *entries, const char
 
 // Trains extension x, the last of m's, or the backbone if x is NULL, on what the loader draws. Returns the seconds it took, over
 // all sittings. When interrupted, saves the state and ends the program; dies on a loss that is not finite.
-static double train(const char *label, Model *m, const Extension *x, const Recipe *r, Loader *loader)
-{
+static double train(const char *label, Model *m, const Extension *x, const Recipe *r, Loader *loader) {
     const size_t B = (size_t)r->batch, T = (size_t)r->context;
     const Tensors *w = x ? &x->w : &m->w;
     const Dims *d = x ? &x->dims : &m->dims;
@@ -1867,8 +1890,9 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
     Tensors grad = tensors_allocate(sets, d), m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
     Activations a = activations_allocate(m, B, T, B * T, &grad, false);
     int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
-    printf("%-9s %zu parameters, %ld steps of %zu x %zu tokens, lr %g; %.1f MB of gradients and moments, %.1f of activations\n",
-           label, w->size, r->steps, B, T, r->lr, 3e-6 * (double)(w->size * sizeof(real)), 1e-6 * (double)(a.size * sizeof(real)));
+    printf("%-9s trains %zu parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, w->size, r->steps, B, T, r->lr);
+    printf("%-9s %.1f MB of gradients and moments, %.1f of activations\n", "", 3e-6 * (double)(w->size * sizeof(real)),
+           1e-6 * (double)(a.size * sizeof(real)));
 
     char settings[512];
     settings_write(settings, label, m, x, r, loader);
@@ -1883,6 +1907,7 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
     if (r->resume && !access(r->state, F_OK)) {
         before = state_load(r->state, &entries, settings);
         step = place[0];
+        if (step < 1 || step > r->steps) die("%s: says it was saved at step %ld of %ld", r->state, step, r->steps);
         memcpy(&loader->random.state, place + 1, sizeof loader->random.state);
         embedding_refresh(m);
         printf("%-9s goes on from step %ld of %s\n", label, step, r->state);
@@ -1890,7 +1915,7 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
     fflush(stdout);
     const double start = now();
     const long first = step;
-    while (step < r->steps && !interrupted) {
+    for (bool stop = step == r->steps; !stop;) {
         loader_next(loader, tokens, targets, a.old, B, T);
         model_forward(m, &a, tokens, B, T, 0);
         const Loss loss = model_loss(m, &a, targets);
@@ -1905,15 +1930,15 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
         char state[64];
         snprintf(state, sizeof state, x && x->local != LOCAL_NONE ? "loss %.3f + %.4f local" : "loss %.3f", loss.lm, loss.local);
         progress(label, step - first, r->steps - first, state, start, (double)(B * T));
-        if (step == r->steps || interrupted || (r->save_every && step % r->save_every == 0)) {
+        stop = interrupted || step == r->steps;  // read once: a signal may come at any time
+        if (stop || (r->save_every && step % r->save_every == 0)) {
             place[0] = (int)step;
             memcpy(place + 1, &loader->random.state, sizeof loader->random.state);
             state_save(r->state, &entries, settings, before + now() - start);
         }
     }
-    if (interrupted && step < r->steps) {
-        fprintf(stderr, "\n%s: interrupted at step %ld of %s%s%s\n", program, step, label,
-                step ? ": --resume goes on from " : "", step ? r->state : "");
+    if (step < r->steps) {
+        fprintf(stderr, "\n%s: interrupted at step %ld of %s: --resume goes on from %s\n", program, step, label, r->state);
         exit(130);
     }
     activations_free(&a);
@@ -1921,19 +1946,22 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
     return before + now() - start;
 }
 
-// What evaluation says of one file: mean loss in nats a token, bits a byte of text, and over the last extension's gates
-// the mean and the share that is exactly 0 (NAN without gates).
-typedef struct { double loss, bpb, gate, closed; size_t tokens, bytes; } Score;
+// What evaluation says of one file: mean loss in nats a token, over all and over the first eighth and the last half of a
+// window's positions; bits a byte of text; and of every extension's gates, over tokens and layers, or in one layer: the mean,
+// the share that is exactly 0, and the mean of |r|_1 / C (all NAN where there are none).
+typedef struct { double gate, closed, residue; } GateScore;
+typedef struct { double loss, early, late, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
 
-// Over the whole file: windows of T predictions, T apart, the last one partial.
-static Score evaluate(const Model *m, const Tokens *file, size_t T)
-{
+// Over the whole file: windows of T predictions, T apart, the last one partial. layers (extensions, L) receives the gates'
+// scores of each layer; it may be NULL.
+static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *layers) {
     const size_t rows = T < 1024 ? 1024 / T * T : T, count = file->count - 1;  // every token but the first is predicted
-    const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
-    const bool gated = x && x->sets & SET_GATE;
+    const size_t L = m->dims.layers;
     Activations a = activations_allocate(m, rows / T, T, rows, NULL, false);
     int *tokens = allocate(rows, sizeof(int)), *targets = allocate(rows, sizeof(int));
+    GateScore *sums = allocate(m->n_extensions * L, sizeof *sums);
     Score s = {0};
+    size_t n_early = 0, n_late = 0;
     const double start = now();
     for (size_t first = 0; first < count; first += rows) {
         for (size_t i = 0; i < rows; i++) {
@@ -1945,38 +1973,59 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T)
             s.bytes += length;
             s.tokens += valid;
         }
+        if (interrupted) die("interrupted");
         model_forward(m, &a, tokens, rows / T, T, 0);
-        s.loss += model_loss(m, &a, targets).lm * (double)least(rows, count - first);
-        for (size_t l = 0; l < m->dims.layers && gated; l++) {
-            const real *gate = rows_of(&a, a.extension[m->n_extensions - 1].gate, l);
-            for (size_t i = 0; i < rows; i++)
-                if (targets[i] >= 0) s.gate += (double)gate[i], s.closed += gate[i] == 0;
+        model_loss(m, &a, targets);
+        for (size_t i = 0; i < least(rows, count - first); i++) {
+            const double loss = (double)a.losses.at[i];
+            s.loss += loss;
+            if (i % T < (T + 7) / 8) s.early += loss, n_early++;
+            if (i % T >= T / 2) s.late += loss, n_late++;
+        }
+        for (size_t k = 0; k < m->n_extensions * L; k++) {
+            if (!(m->extension[k / L]->sets & SET_ADAPTER)) continue;
+            const Residue r = residue_at(m, &a, k / L, k % L);
+            for (size_t i = 0; i < least(rows, count - first); i++) {
+                sums[k].gate += (double)r.gate[i];
+                sums[k].closed += r.gate[i] == 0;
+                sums[k].residue += (double)r.local[i];
+            }
         }
         if (now() - start > 2)
             progress("eval", (long)(first / rows + 1), (long)((count - 1) / rows + 1), file->domain, start, (double)rows);
     }
     s.bpb = s.loss / 0.6931471805599453 / (double)s.bytes;
     s.loss /= (double)s.tokens;
-    s.gate = gated ? s.gate / (double)(s.tokens * m->dims.layers) : (double)NAN;
-    s.closed = gated ? s.closed / (double)(s.tokens * m->dims.layers) : (double)NAN;
+    s.early /= (double)n_early;
+    s.late /= (double)n_late;
+    for (size_t k = 0; k < m->n_extensions * L; k++) {
+        const Extension *x = m->extension[k / L];
+        GateScore *mean = &s.gates[k / L];
+        sums[k].gate = x->sets & SET_GATE ? sums[k].gate / (double)s.tokens : (double)NAN;
+        sums[k].closed = x->sets & SET_GATE ? sums[k].closed / (double)s.tokens : (double)NAN;
+        sums[k].residue = x->sets & SET_ADAPTER && x->local != LOCAL_CE ? sums[k].residue / (double)s.tokens : (double)NAN;
+        mean->gate += sums[k].gate / (double)L;
+        mean->closed += sums[k].closed / (double)L;
+        mean->residue += sums[k].residue / (double)L;
+    }
+    if (layers) memcpy(layers, sums, m->n_extensions * L * sizeof *sums);
     activations_free(&a);
-    free(tokens), free(targets);
+    free(tokens), free(targets), free(sums);
     return s;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Sampling.
 
-static int compare_falling(const void *a, const void *b)
-{
+// For qsort: falling.
+static int compare_falling(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x < y) - (x > y);
 }
 
 // Draws a token from softmax(logits / temperature), among the fewest most likely tokens whose probabilities sum to
 // top_p. Temperature 0 takes the most likely.
-static int sample_token(const real *logits, size_t V, double temperature, double top_p, Random *random)
-{
+static int sample_token(const real *logits, size_t V, double temperature, double top_p, Random *random) {
     size_t chosen = 0;
     for (size_t i = 1; i < V; i++)
         if (logits[i] > logits[chosen]) chosen = i;
@@ -2004,8 +2053,7 @@ static int sample_token(const real *logits, size_t V, double temperature, double
 
 // Prints bytes to stdout, holding back those of a UTF-8 character until it is complete. held: at most 4 bytes, `n_held`
 // of them.
-static void print_utf8(char *held, size_t *n_held, const char *bytes, size_t length)
-{
+static void print_utf8(char *held, size_t *n_held, const char *bytes, size_t length) {
     for (size_t i = 0; i < length; i++) {
         const unsigned char byte = (unsigned char)bytes[i];
         if (*n_held && (byte & 0xC0) != 0x80) fwrite(held, 1, *n_held, stdout), *n_held = 0;  // cut short: no character
@@ -2021,14 +2069,14 @@ static void print_utf8(char *held, size_t *n_held, const char *bytes, size_t len
 // `stop`. The keys and values that forward keeps are the cache; positions are absolute, so past the context the last
 // half is kept and run again. Returns how many tokens were drawn.
 static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, double top_p,
-                     uint64_t seed, bool stop)
-{
+                     uint64_t seed, bool stop) {
     const size_t T = m->dims.context, half = (T + 1) / 2;
     Activations a = activations_allocate(m, 1, T, 1, NULL, true);
     int *tokens = allocate(T + 1, sizeof(int));
     Random random = random_stream(seed, 4);
-    char held[4];
+    char held[4] = {0};
     size_t drawn = 0, start = 0, n_held = 0;
+    bool moved = false;  // past the context
     if (count > T) {
         fprintf(stderr, "[the prompt has %zu tokens: the last %zu are kept]\n", count, half);
         prompt += count - half, count = half;
@@ -2036,10 +2084,11 @@ static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, 
     memcpy(tokens, prompt, count * sizeof(int));
     while (drawn < n && !interrupted) {
         if (count > T) {
-            if (drawn <= T) fprintf(stderr, "[past the context of %zu tokens: the last %zu are kept, from now on]\n", T, half);
+            if (!moved) fprintf(stderr, "[past the context of %zu tokens: the last %zu are kept, from now on]\n", T, half);
             memmove(tokens, tokens + count - half, half * sizeof(int));
             count = half;
             start = 0;
+            moved = true;
         }
         model_forward(m, &a, tokens + start, 1, count, start);
         start = count;
@@ -2059,7 +2108,7 @@ static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, 
 // ---------------------------------------------------------------------------------------------------------------------
 // The command line: one table of options drives parsing, checking and --help.
 
-enum { RUN = 1, PRETRAIN = 2, EXTEND = 4, EVAL = 8, SAMPLE = 16, ALL = 31 };
+enum { RUN = 1, PRETRAIN = 2, EXTEND = 4, EVAL = 8, SAMPLE = 16, GATES = 32, ALL = 63 };
 
 // A method's defaults; options given explicitly override them. sets: what it trains.
 typedef struct { const char *name; int sets; Gate gate; Local local; Init init; double alpha, p, lr; const char *about; } Method;
@@ -2073,7 +2122,8 @@ static const Method methods[] = {
 enum { METHODS = sizeof methods / sizeof *methods };
 
 static struct {
-    const char *data, *old, *new, *domain, *domains, *split, *in, *out, *csv, *prompt, *method, *methods, *gate, *local, *init;
+    const char *data, *old, *new, *domain, *domains, *split, *in, *out, *csv, *prompt, *method, *methods, *gate, *gate_from;
+    const char *local, *init, *negatives;
     const char *extension[MAX_EXTENSIONS + 1];
     long layers, heads, channels, context, pretrain_steps, pretrain_batch, steps, batch, hidden, rank, new_rows;
     long seed, count, threads, save_every, resume;
@@ -2096,21 +2146,22 @@ typedef struct {
 } Option;
 
 static const Option options[] = {
-    {"data", 0, 's', &opt.data, 0, 0, NULL, RUN | PRETRAIN | EXTEND | EVAL, "folder of DOMAIN_{train,val,test}.bin and their tokenizer"},
+    {"data", 0, 's', &opt.data, 0, 0, NULL, RUN | PRETRAIN | EXTEND | EVAL | GATES, "folder of DOMAIN_{train,val,test}.bin and their tokenizer"},
     {"old", 0, 's', &opt.old, 0, 0, NULL, RUN | EXTEND, "the domain(s) to keep, separated by commas"},
-    {"new", 0, 's', &opt.new, 0, 0, NULL, RUN | EXTEND, "the domain to learn"},
+    {"new", 0, 's', &opt.new, 0, 0, NULL, RUN | EXTEND, "the domain to learn; run: or several, learnt one after the other"},
+    {"negatives", 0, 's', &opt.negatives, 0, 0, NULL, EXTEND, "domains that only the local loss sees, a fraction p of them too"},
     {"domain", 0, 's', &opt.domain, 0, 0, NULL, PRETRAIN, "the domain to train on"},
-    {"domains", 0, 's', &opt.domains, 0, 0, NULL, EVAL, "the domains to evaluate on, separated by commas"},
-    {"split", 0, 's', &opt.split, 0, 0, "val|test", RUN | EVAL, "the files that are evaluated"},
-    {"in", 'i', 's', &opt.in, 0, 0, NULL, EXTEND | EVAL | SAMPLE, "the model: a folder as on the Hugging Face hub"},
-    {"extension", 'x', 'x', opt.extension, 0, 0, NULL, EXTEND | EVAL | SAMPLE, "an extension of the model (several: in order)"},
+    {"domains", 0, 's', &opt.domains, 0, 0, NULL, EVAL | GATES, "the domains to evaluate on, separated by commas"},
+    {"split", 0, 's', &opt.split, 0, 0, "val|test", RUN | EVAL | GATES, "the files that are evaluated"},
+    {"in", 'i', 's', &opt.in, 0, 0, NULL, EXTEND | EVAL | SAMPLE | GATES, "the model: a folder as on the Hugging Face hub"},
+    {"extension", 'x', 'x', opt.extension, 0, 0, NULL, EXTEND | EVAL | SAMPLE | GATES, "an extension of the model (several: in order)"},
     {"out", 'o', 's', &opt.out, 0, 0, NULL, RUN | PRETRAIN | EXTEND, "where results go: run, pretrain, finetune: a folder; else a file"},
     {"method", 0, 's', &opt.method, 0, 0, "naive|finetune|lora|adapter|neutral", EXTEND, "how to extend; sets the defaults named below"},
     {"methods", 0, 's', &opt.methods, 0, 0, NULL, RUN, "the methods to compare, separated by commas"},
     {"layers", 0, 'i', &opt.layers, 1, 1024, NULL, RUN | PRETRAIN, "transformer blocks (L)"},
     {"heads", 0, 'i', &opt.heads, 1, 1024, NULL, RUN | PRETRAIN, "attention heads (NH), a divisor of the channels"},
     {"channels", 0, 'i', &opt.channels, 1, 65536, NULL, RUN | PRETRAIN, "width of the residual stream (C)"},
-    {"context", 0, 'i', &opt.context, 1, LARGEST, NULL, RUN | PRETRAIN | EXTEND | EVAL, "tokens a sequence (T)"},
+    {"context", 0, 'i', &opt.context, 1, LARGEST, NULL, RUN | PRETRAIN | EXTEND | EVAL | GATES, "tokens a sequence (T)"},
     {"pretrain-steps", 0, 'i', &opt.pretrain_steps, 1, 1e9, NULL, RUN, "training steps of the backbone"},
     {"pretrain-batch", 0, 'i', &opt.pretrain_batch, 1, 65536, NULL, RUN, "sequences a step of the backbone"},
     {"pretrain-lr", 0, 'r', &opt.pretrain_lr, 0, 10, NULL, RUN, "peak learning rate of the backbone"},
@@ -2123,15 +2174,16 @@ static const Option options[] = {
     {"p", 0, 'r', &opt.p, 0, 1, NULL, RUN | EXTEND, "fraction of training sequences from the old domains"},
     {"alpha", 0, 'r', &opt.alpha, 0, 1e6, NULL, RUN | EXTEND, "weight of the local loss (run: of neutral's)"},
     {"gate", 0, 's', &opt.gate, 0, 0, "relu|sigmoid|none", RUN | EXTEND, "the adapter's gate (run: neutral's)"},
+    {"gate-from", 0, 's', &opt.gate_from, 0, 0, "layer|first", RUN | EXTEND, "the gate reads the layer's u, or the first block's and its running mean"},
     {"local", 0, 's', &opt.local, 0, 0, "l1|ce|none", RUN | EXTEND, "local loss: |r| on old text, or the gate's cross-entropy"},
     {"init", 0, 's', &opt.init, 0, 0, "low|he", RUN | EXTEND, "variance of Wi and Wg: 1/(C L) or 2/C (run: neutral's)"},
     {"hidden", 0, 'i', &opt.hidden, 0, 65536, NULL, RUN | EXTEND, "width of an adapter (H); 0: a fifth of the model's parameters"},
     {"rank", 0, 'i', &opt.rank, 0, 65536, NULL, RUN | EXTEND, "rank of LoRA (R); 0: as many parameters as adapters have"},
-    {"new-rows", 0, 'i', &opt.new_rows, 0, 1, NULL, RUN | EXTEND, "1: also train wte's rows of tokens the backbone never saw"},
+    {"new-rows", 0, 'i', &opt.new_rows, 0, 1, NULL, RUN | EXTEND, "1: also train wte's rows of tokens the backbone never saw and the new text has"},
     {"seed", 0, 'i', &opt.seed, 0, 1e15, NULL, RUN | PRETRAIN | EXTEND | SAMPLE, "of everything random"},
     {"save-every", 0, 'i', &opt.save_every, 0, 1e9, NULL, RUN | PRETRAIN | EXTEND, "save the state every so many steps; 0: only when interrupted"},
     {"resume", 0, 'f', &opt.resume, 0, 0, NULL, RUN | PRETRAIN | EXTEND, "go on from the saved state of the same command"},
-    {"prompt", 'p', 's', &opt.prompt, 0, 0, NULL, SAMPLE, "the text to continue"},
+    {"prompt", 'p', 's', &opt.prompt, 0, 0, NULL, SAMPLE | GATES, "the text (also without --prompt)"},
     {"count", 'n', 'i', &opt.count, 1, 1e9, NULL, SAMPLE, "tokens to draw at most"},
     {"temperature", 0, 'r', &opt.temperature, 0, 100, NULL, SAMPLE, "0: always the most likely token"},
     {"top-p", 0, 'r', &opt.top_p, 0, 1, NULL, SAMPLE, "draw among the likeliest tokens that hold this much probability"},
@@ -2140,76 +2192,63 @@ static const Option options[] = {
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 
-// The first folder of a path is made if it is missing, then the next, to the last `/`; or, if `whole`, to the end. Dies
-// if that cannot be, or if what is to be a file is none: before the work, not after it.
-static void make_folders(const char *path, bool whole)
-{
+// Makes the folders on the way to a file or, if `whole`, to a folder, and that too. Dies if one cannot be made, if the
+// last cannot be written to, or if what is to be a file is none: before the work, not after it.
+static void make_folders(const char *path, bool whole) {
+    char *folder = join(path, whole ? "/" : "", ""), *slash = strrchr(folder, '/');
+    for (char *c = folder + 1; *c; c++)
+        if (*c == '/') *c = 0, make_folder(folder), *c = '/';
     struct stat s;
-    char *part = join(path, "", "");
-    for (char *c = part + 1; ; c++) {
-        if (*c != '/' && (*c || !whole)) { if (!*c) break; continue; }
-        const char end = *c;
-        *c = 0;
-        if (mkdir(part, 0777) && !(errno == EEXIST && !stat(part, &s) && S_ISDIR(s.st_mode)))
-            die("%s: cannot be made a folder: %s", part, errno == EEXIST ? "a file is in its place" : strerror(errno));
-        if (!(*c = end)) break;
-    }
-    const char *slash = strrchr(part, '/');
-    if (!whole && !stat(part, &s) && !S_ISREG(s.st_mode)) die("%s: is not a plain file", part);
-    if (!whole) part[slash ? slash == part ? 1 : slash - part : 0] = 0;
-    if (access(*part ? part : ".", W_OK)) die("%s: cannot be written: %s", *part ? part : ".", strerror(errno));
-    free(part);
+    if (!whole && !stat(folder, &s) && !S_ISREG(s.st_mode)) die("%s: is not a plain file", folder);
+    if (slash) slash[slash == folder] = 0;
+    if (access(slash ? folder : ".", W_OK)) die("%s: cannot be written: %s", slash ? folder : ".", strerror(errno));
+    free(folder);
 }
 
-static const Method *method_find(const char *name, size_t length)
-{
+// The method of a name of `length` bytes; dies if there is none.
+static const Method *method_find(const char *name, size_t length) {
     for (int i = 0; i < METHODS; i++)
         if (strlen(methods[i].name) == length && !strncmp(methods[i].name, name, length)) return &methods[i];
     die("method %.*s: not known, expected naive, finetune, lora, adapter or neutral", (int)length, name);
 }
 
 // A loader over the training files of the --old domains (none: NULL) and the new one.
-static Loader loader_open(const char *old, const char *new, const Tokenizer *tokenizer, size_t context)
-{
+static Loader loader_open(const char *old, const char *new, const Tokenizer *tokenizer, size_t context) {
     Loader loader = {.seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, 3)};
     if (old) loader.n_old = domains_load(loader.old, opt.data, old, "train", tokenizer, context);
     loader.new = tokens_load(opt.data, new, "train", tokenizer, context);
     return loader;
 }
 
-// 1234567 as "1,234,567", in one of a few buffers used in turn.
-static const char *thousands(size_t n)
-{
-    static char texts[4][32];
-    static int turn;
-    char digits[32], *out = texts[turn = (turn + 1) % 4];
-    const int length = snprintf(digits, sizeof digits, "%zu", n);
-    for (int i = 0; i < length; i++) {
-        if (i && (length - i) % 3 == 0) *out++ = ',';
-        *out++ = digits[i];
+// 1234567 as "1,234,567", until the next call.
+static const char *thousands(size_t n) {
+    static char text[32];
+    char *at = text + sizeof text - 1;
+    for (int digits = 0; n || !digits; n /= 10, digits++) {
+        if (digits && digits % 3 == 0) *--at = ',';
+        *--at = (char)('0' + n % 10);
     }
-    *out = 0;
-    return texts[turn];
+    return at;
 }
 
 // What is about to run, on what, how: printed first by every subcommand that computes for long.
-static void print_settings(const char *command, const Model *m)
-{
+static void print_settings(const char *command, const Model *m) {
     const Dims *d = &m->dims;
-    printf("nr %s: seed %ld, %d thread%s%s\n", command, opt.seed, max_threads(), max_threads() > 1 ? "s" : "",
-#ifdef _OPENMP
-           "");
-#else
-           " (built without OpenMP)");
-#endif
+    printf("nr %s: seed %ld, %d thread%s%s\n", command, opt.seed, max_threads(), max_threads() > 1 ? "s" : "", built);
     printf("model: %zu layers, %zu heads, %zu channels, context %zu, vocabulary %zu: %s parameters\n", d->layers,
            d->heads, d->channels, d->context, d->vocab, thousands(m->w.size));
 }
 
-// A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `seen` lacks are recorded
-// as never seen.
-static Model *model_new(const Tokens *seen, Tokenizer *tokenizer)
-{
+// Which tokens a text has: (vocab), to be freed.
+static bool *tokens_met(const Tokens *text, size_t vocab) {
+    bool *met = allocate(vocab, sizeof *met);
+    for (size_t i = 0; i < text->count; i++) met[text->ids[i]] = true;
+    return met;
+}
+
+// A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `text` lacks are recorded as
+// never seen.
+static Model *model_new(const Tokens *text, Tokenizer *tokenizer) {
     Model *m = allocate(1, sizeof *m);
     m->tokenizer = tokenizer;
     m->dims = (Dims){.layers = (size_t)opt.layers, .heads = (size_t)opt.heads, .channels = (size_t)opt.channels,
@@ -2220,8 +2259,7 @@ static Model *model_new(const Tokens *seen, Tokenizer *tokenizer)
     Random random = random_stream((uint64_t)opt.seed, 1);
     tensors_init(&m->w, &m->dims, INIT_LOW, GATE_NONE, &random);
     m->fingerprint = fingerprint(&m->w);
-    bool *met = allocate(m->dims.vocab, sizeof *met);
-    for (size_t i = 0; i < seen->count; i++) met[seen->ids[i]] = true;
+    bool *met = tokens_met(text, m->dims.vocab);
     m->knows_unseen = true;
     m->unseen = allocate(m->dims.vocab, sizeof(int));
     for (size_t v = 0; v < m->dims.vocab; v++)
@@ -2234,8 +2272,7 @@ static Model *model_new(const Tokens *seen, Tokenizer *tokenizer)
 static char *state_path(const char *output) { return join(output, "", ".state"); }
 
 // Pretrains m on what the loader draws. Returns the seconds it took.
-static double pretrain(Model *m, Loader *loader, const char *state)
-{
+static double pretrain(Model *m, Loader *loader, const char *state) {
     const long warmup = opt.pretrain_steps / 10 < 100 ? opt.pretrain_steps / 10 : 100;
     const Recipe recipe = {opt.pretrain_steps, opt.pretrain_batch, (long)m->dims.context, warmup, opt.pretrain_lr, 0.05, 0.1,
                            state, opt.save_every, opt.resume};
@@ -2245,15 +2282,16 @@ static double pretrain(Model *m, Loader *loader, const char *state)
 }
 
 // The extension that a method and the options describe, plugged into m. ablate: --gate, --local, --init and --alpha
-// apply.
-static Extension *extension_new(Model *m, const Method *method, bool ablate)
-{
+// apply. Its rows are those of tokens that neither pretraining nor an earlier extension has met, and the new text has
+// (met; NULL: any).
+static Extension *extension_new(Model *m, const Method *method, bool ablate, const bool *met) {
     Extension *x = allocate(1, sizeof *x);
     const size_t C = m->dims.channels, L = m->dims.layers;
     const double fifth = 0.2 * (double)m->w.size / (3.0 * (double)(C * L));
     const size_t hidden = opt.hidden ? (size_t)opt.hidden : fifth < 16 ? 16 : 16 * (size_t)(fifth / 16 + 0.5);
     snprintf(x->method, sizeof x->method, "%s", method->name);
     x->gate = ablate && opt.gate ? (Gate)name_index(gate_names, opt.gate) : method->gate;
+    x->from = ablate && opt.gate_from ? (GateFrom)name_index(from_names, opt.gate_from) : FROM_LAYER;
     x->local = ablate && opt.local ? (Local)name_index(local_names, opt.local) : method->local;
     x->init = ablate && opt.init ? (Init)name_index(init_names, opt.init) : method->init;
     x->alpha = x->local == LOCAL_NONE ? 0 : ablate && !isnan(opt.alpha) ? opt.alpha
@@ -2261,41 +2299,53 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate)
     x->seed = (uint64_t)opt.seed;
     x->dims = m->dims;
     x->dims.hidden = method->sets & SET_ADAPTER ? hidden : 0;
-    x->dims.rank = method->sets & SET_LORA ? opt.rank ? (size_t)opt.rank : (3 * hidden + 8) / 16 : 0;
+    x->dims.rank = method->sets & SET_LORA ? opt.rank ? (size_t)opt.rank : (3 * hidden + 15) / 16 : 0;  // 16 C R = 3 C H
     x->ids = allocate(m->n_unseen + 1, sizeof(int));
     for (size_t i = 0; i < m->n_unseen && opt.new_rows; i++) {
-        bool taken = false;  // by an earlier extension
+        bool taken = met && !met[m->unseen[i]];
         for (size_t e = 0; e < m->n_extensions; e++)
             for (size_t k = 0; k < m->extension[e]->dims.rows; k++) taken |= m->extension[e]->ids[k] == m->unseen[i];
         if (!taken) x->ids[x->dims.rows++] = m->unseen[i];
     }
-    x->sets = (method->sets & ~SET_GATE) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0)
-            | (x->dims.rows ? SET_ROWS : 0);
     if (x->local == LOCAL_CE && x->gate != GATE_SIGMOID) die("--local ce: needs --gate sigmoid");
-    extension_init(x, m);
+    if (x->from == FROM_FIRST && x->gate == GATE_NONE) die("--gate-from first: needs a --gate");
+    extension_sets(x);
+    x->w = tensors_allocate(x->sets, &x->dims);
+    Random random = random_stream(x->seed, 2);
+    tensors_init(&x->w, &x->dims, x->init, x->gate, &random);
+    for (size_t i = 0; i < x->dims.rows; i++)
+        memcpy(x->w.at[ROWS] + i * C, m->wte + (size_t)x->ids[i] * C, C * sizeof(real));
     extension_attach(m, x);
     return x;
 }
 
 // Extends m by a method, on what the loader draws; the backbone of an extension must come out as it went in. ablate: see
 // extension_new. Returns the seconds it took.
-static double extend(Model *m, const Method *method, Loader *loader, bool ablate, const char *state)
-{
+static double extend(Model *m, const Method *method, Loader *loader, bool ablate, const char *state) {
     const long warmup = opt.steps / 10 < 20 ? opt.steps / 10 : 20;
     const Recipe recipe = {opt.steps, opt.batch, opt.context, warmup, isnan(opt.lr) ? method->lr : opt.lr, 0.1, 0,
                            state, opt.save_every, opt.resume};
     loader->p = strcmp(method->name, "naive") && !isnan(opt.p) ? opt.p : method->p;
-    Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate);
+    if (loader->n_negative && loader->p > 0.5) die("--p %g: at most 0.5 with --negatives, which take as much", loader->p);
+    bool *met = tokens_met(&loader->new, m->dims.vocab);
+    for (size_t i = 0; i < loader->n_negative; i++) {  // an extension that others shall be added to keeps to its own rows
+        bool *theirs = tokens_met(&loader->negative[i], m->dims.vocab);
+        for (size_t v = 0; v < m->dims.vocab; v++) met[v] &= !theirs[v];
+        free(theirs);
+    }
+    Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate, met);
+    free(met);
     if (x) x->p = loader->p, x->lr = recipe.lr, x->steps = recipe.steps;
     const double seconds = train(method->name, m, x, &recipe, loader);
     const uint64_t now_is = fingerprint(&m->w);
     if (x && now_is != m->fingerprint) die("%s: the frozen backbone changed: a defect of nr", method->name);
     m->fingerprint = now_is;
+    if (x) x->fingerprint = fingerprint(&x->w);
     return seconds;
 }
 
-static void command_pretrain(void)
-{
+// Trains a backbone and saves its folder.
+static void command_pretrain(void) {
     if (!opt.out) die("pretrain: -o FOLDER is missing");
     Tokenizer *tokenizer = tokenizer_load(opt.data);
     Loader loader = loader_open(NULL, opt.domain, tokenizer, (size_t)opt.context);
@@ -2313,33 +2363,35 @@ static void command_pretrain(void)
 }
 
 // Loads -i and every -x.
-static Model *model_of_options(void)
-{
+static Model *model_of_options(void) {
     Model *m = model_load(opt.in);
     for (int i = 0; opt.extension[i]; i++) extension_load(m, opt.extension[i]);
-    if (!opt.context || (size_t)opt.context > m->dims.context) {
-        if (opt.context) die("--context %ld: the model has %zu positions", opt.context, m->dims.context);
-        opt.context = (long)m->dims.context;
-    }
+    if ((size_t)opt.context > m->dims.context) die("--context %ld: the model has %zu positions", opt.context, m->dims.context);
+    if (!opt.context) opt.context = (long)m->dims.context;
     return m;
 }
 
-static void command_extend(void)
-{
+// Extends a model by one method and saves the extension; of finetuning, the model.
+static void command_extend(void) {
     const Method *method = method_find(opt.method, strlen(opt.method));
     if (!opt.out) die("extend: -o is missing: the file (finetune: the folder) to write");
-    if (!(method->sets & SET_ADAPTER) && (opt.gate || opt.local || opt.init || opt.hidden || !isnan(opt.alpha)))
-        die("--method %s: --gate, --local, --init, --alpha and --hidden are for adapter and neutral", method->name);
+    if (!(method->sets & SET_ADAPTER)
+        && (opt.gate || opt.gate_from || opt.local || opt.init || opt.hidden || !isnan(opt.alpha) || opt.negatives))
+        die("--method %s: --gate, --gate-from, --local, --init, --alpha, --hidden and --negatives are for adapter and neutral",
+            method->name);
+    if (!strcmp(method->name, "naive") && !isnan(opt.p)) die("--method naive: --p is not for it, its p is 0");
     if (!(method->sets & SET_LORA) && opt.rank) die("--method %s: --rank is for lora", method->name);
     Model *m = model_of_options();
     if (method->sets == SET_BACKBONE && m->n_extensions) die("--method %s: the model cannot have extensions (-x)", method->name);
     Loader loader = loader_open(opt.old, opt.new, m->tokenizer, (size_t)opt.context);
+    if (opt.negatives)
+        loader.n_negative = domains_load(loader.negative, opt.data, opt.negatives, "train", m->tokenizer, (size_t)opt.context);
     char *state = state_path(opt.out);
     make_folders(opt.out, method->sets == SET_BACKBONE);
     print_settings("extend", m);
     extend(m, method, &loader, true, state);
     if (method->sets == SET_BACKBONE) model_save(m, opt.out);
-    else extension_save(m->extension[m->n_extensions - 1], m, opt.out);
+    else extension_save(m, opt.out);
     remove(state);
     printf("%s written\n", opt.out);
     free(state);
@@ -2348,44 +2400,52 @@ static void command_extend(void)
 }
 
 // A figure for a csv field: nothing where there is none.
-static void csv_number(FILE *file, const char *format, double x)
-{
+static void csv_number(FILE *file, const char *format, double x) {
     fputc(',', file);
     if (!isnan(x)) fprintf(file, format, x);
 }
 
-static void command_eval(void)
-{
+// How well whole files are predicted, and how far the gates open on them.
+static void command_eval(void) {
     Model *m = model_of_options();
     Tokens files[MAX_DOMAINS];
     const size_t count = domains_load(files, opt.data, opt.domains, opt.split, m->tokenizer, 1);
+    const size_t gates = m->n_extensions ? m->n_extensions : 1;
     FILE *csv = NULL;
     if (opt.csv) {
         make_folders(opt.csv, false);
         csv = output_open(opt.csv);
-        fprintf(csv, "domain,split,tokens,loss,perplexity,bpb,gate,closed\n");
+        fprintf(csv, "domain,split,tokens,loss,perplexity,bpb");
+        for (size_t e = 0; e < gates; e++) {
+            if (gates == 1) fprintf(csv, ",gate,closed");
+            else fprintf(csv, ",gate_%zu,closed_%zu", e + 1, e + 1);
+        }
+        fputc('\n', csv);
     }
     print_settings("eval", m);
-    printf("\n%-8s %10s %9s %11s %10s %8s %8s\n", opt.split, "tokens", "nats", "perplexity", "bits/byte", "gate", "closed");
+    printf("\n%-8s %10s %9s %11s %10s", opt.split, "tokens", "nats", "perplexity", "bits/byte");
+    for (size_t e = 0; e < gates; e++) printf(" %8s %7s", "gate", "closed");
+    printf("\n");
     for (size_t i = 0; i < count; i++) {
-        const Score s = evaluate(m, &files[i], (size_t)opt.context);
+        const Score s = evaluate(m, &files[i], (size_t)opt.context, NULL);
         printf("%-8s %10zu %9.4f %11.3f %10.4f", files[i].domain, s.tokens, s.loss, exp(s.loss), s.bpb);
-        if (isnan(s.gate)) printf(" %8s %8s\n", "-", "-");
-        else printf(" %8.3f %7.1f%%\n", s.gate, 100 * s.closed);
-        if (csv) {
-            fprintf(csv, "%s,%s,%zu,%.6f,%.6f,%.6f", files[i].domain, opt.split, s.tokens, s.loss, exp(s.loss), s.bpb);
-            csv_number(csv, "%.6f", s.gate);
-            csv_number(csv, "%.6f", s.closed);
-            fputc('\n', csv);
+        if (csv) fprintf(csv, "%s,%s,%zu,%.6f,%.6f,%.6f", files[i].domain, opt.split, s.tokens, s.loss, exp(s.loss), s.bpb);
+        for (size_t e = 0; e < gates; e++) {
+            const GateScore g = e < m->n_extensions ? s.gates[e] : (GateScore){NAN, NAN, NAN};
+            if (isnan(g.gate)) printf(" %8s %7s", "-", "-");
+            else printf(" %8.3f %6.1f%%", g.gate, 100 * g.closed);
+            if (csv) csv_number(csv, "%.6f", g.gate), csv_number(csv, "%.6f", g.closed);
         }
+        printf("\n");
+        if (csv) fputc('\n', csv);
         free(files[i].ids);
     }
     if (csv) output_close(csv);
     model_free(m);
 }
 
-static void command_sample(void)
-{
+// Continues a text.
+static void command_sample(void) {
     Model *m = model_of_options();
     size_t count;
     int *prompt = tokenizer_encode(m->tokenizer, opt.prompt, strlen(opt.prompt), &count);
@@ -2400,21 +2460,100 @@ static void command_sample(void)
     model_free(m);
 }
 
-// One line of the experiment's table and of results.csv.
-typedef struct { char name[16]; size_t trained; Score old, new; double lr, alpha, p, seconds; } Result;
+// A token as one line of text: what is not printable becomes a dot.
+static void print_token(const Model *m, int token) {
+    size_t length;
+    const char *bytes = tokenizer_bytes(m->tokenizer, token, &length);
+    for (size_t i = 0; i < length; i++) putchar((unsigned char)bytes[i] < 32 || bytes[i] == 127 ? '.' : bytes[i]);
+}
 
-static void write_csv(const char *path, const Result *r, size_t count)
-{
+// The text, and how far extension e's gates open at each token: on a terminal each token shaded by the mean over the
+// layers, from closed (as it is) to twice open (orange); elsewhere a line a token, with the gate of every layer.
+static void print_gates(const Model *m, const Activations *a, const int *tokens, size_t count, size_t e) {
+    static const int shades[] = {230, 229, 222, 215, 208};  // of the 256 colours of terminals: pale yellow to orange
+    enum { SHADES = sizeof shades / sizeof *shades };
+    const bool terminal = isatty(STDOUT_FILENO);
+    if (m->n_extensions > 1) printf("extension %zu\n", e + 1);
+    if (!terminal) printf("%-6s %-6s %s\n", "gate", "layers", "token");
+    for (size_t t = 0; t < count; t++) {
+        double mean = 0;
+        for (size_t l = 0; l < m->dims.layers; l++)
+            mean += (double)residue_at(m, a, e, l).gate[t] / (double)m->dims.layers;
+        if (terminal) {
+            if (mean > 0) printf("\033[30;48;5;%dm", shades[mean < 2 ? (int)(mean * SHADES / 2) : SHADES - 1]);
+            print_token(m, tokens[t]);
+            printf("\033[0m");
+            continue;
+        }
+        printf("%.3f ", mean);
+        for (size_t l = 0; l < m->dims.layers; l++) printf(" %.3f", (double)residue_at(m, a, e, l).gate[t]);
+        printf("  ");
+        print_token(m, tokens[t]);
+        printf("\n");
+    }
+    if (terminal) printf("\n");
+}
+
+// A mixed text shows the gates switch; below it, how they behave on whole files.
+static void command_gates(void) {
+    Model *m = model_of_options();
+    const size_t L = m->dims.layers;
+    for (size_t e = 0; e < m->n_extensions; e++)
+        if (!(m->extension[e]->sets & SET_GATE)) die("%s: has no gates", opt.extension[e]);
+    if (!m->n_extensions) die("gates: -x FILE is missing: the extension whose gates are shown");
+    if (*opt.prompt) {
+        size_t count;
+        int *tokens = tokenizer_encode(m->tokenizer, opt.prompt, strlen(opt.prompt), &count);
+        if (count > m->dims.context)
+            die("the text has %zu tokens, the model's context %zu", count, m->dims.context);
+        Activations a = activations_allocate(m, 1, m->dims.context, 1, NULL, false);
+        model_forward(m, &a, tokens, 1, count, 0);
+        for (size_t e = 0; e < m->n_extensions; e++) print_gates(m, &a, tokens, count, e);
+        activations_free(&a);
+        free(tokens);
+    }
+    if (!opt.data) { model_free(m); return; }
+    Tokens files[MAX_DOMAINS];
+    const size_t n_files = domains_load(files, opt.data, opt.domains, opt.split, m->tokenizer, 1);
+    GateScore *layers = allocate(n_files * m->n_extensions * L, sizeof *layers);
+    Score scores[MAX_DOMAINS];
+    for (size_t i = 0; i < n_files; i++)
+        scores[i] = evaluate(m, &files[i], (size_t)opt.context, layers + i * m->n_extensions * L);
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        printf("\n%-10s %-6s %9s %8s %9s\n", m->n_extensions > 1 ? opt.extension[e] : "", "layer", "mean gate", "closed", "|residue|");
+        for (size_t i = 0; i < n_files; i++)
+            for (size_t l = 0; l <= L; l++) {
+                const GateScore g = l < L ? layers[(i * m->n_extensions + e) * L + l] : scores[i].gates[e];
+                char layer[24] = "all";
+                if (l < L) snprintf(layer, sizeof layer, "%zu", l + 1);
+                printf("%-10s %-6s %9.4f %7.1f%% %9.5f\n", l ? "" : files[i].domain, layer, g.gate, 100 * g.closed, g.residue);
+            }
+    }
+    printf("\n%-10s %9s %22s %22s\n", "nats", "all", "first eighth of window", "last half");
+    for (size_t i = 0; i < n_files; i++) {
+        printf("%-10s %9.4f %22.4f %22.4f\n", files[i].domain, scores[i].loss, scores[i].early, scores[i].late);
+        free(files[i].ids);
+    }
+    free(layers);
+    model_free(m);
+}
+
+// A model after a stage of the experiment, which makes a line of its tables and csv files: at (languages) says how well it
+// does, the old domain first.
+typedef struct { char name[16]; size_t stage, trained; Score at[MAX_DOMAINS]; double lr, alpha, p, seconds; } Result;
+
+// The csv of a single new domain: a line a method.
+static void write_csv(const char *path, const Result *r, size_t count) {
     FILE *file = output_open(path);
     fprintf(file, "method,lr,seed,trainable_params,old_loss,new_loss,old_bpb,new_bpb,"
                   "gate_old,gate_new,closed_old,closed_new,alpha,p,new_rows,seconds\n");
     for (size_t i = 0; i < count; i++, r++) {
-        fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->name, r->lr, opt.seed, r->trained, r->old.loss,
-                r->new.loss, r->old.bpb, r->new.bpb);
-        csv_number(file, "%.6f", r->old.gate);
-        csv_number(file, "%.6f", r->new.gate);
-        csv_number(file, "%.6f", r->old.closed);
-        csv_number(file, "%.6f", r->new.closed);
+        fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->name, r->lr, opt.seed, r->trained, r->at[0].loss,
+                r->at[1].loss, r->at[0].bpb, r->at[1].bpb);
+        csv_number(file, "%.6f", r->at[0].gates[0].gate);
+        csv_number(file, "%.6f", r->at[1].gates[0].gate);
+        csv_number(file, "%.6f", r->at[0].gates[0].closed);
+        csv_number(file, "%.6f", r->at[1].gates[0].closed);
         csv_number(file, "%g", r->alpha);
         csv_number(file, "%g", r->p);
         fprintf(file, ",%ld,%.1f\n", opt.new_rows, r->seconds);
@@ -2422,30 +2561,67 @@ static void write_csv(const char *path, const Result *r, size_t count)
     output_close(file);
 }
 
+// What result r has lost of a language since it had learnt it (language 0 is the backbone's, which is results[0]; k is
+// learnt in stage k); NAN for one that is being learnt or not yet. The stages of a method follow one another.
+static double forgets(const Result *results, const Result *r, size_t language) {
+    if (r->stage <= language) return NAN;
+    const Result *learnt = language ? r - (r->stage - language) : results;
+    return r->at[language].loss - learnt->at[language].loss;
+}
+
+// The csv of a chain of languages: a line for every stage of a method and language.
+static void write_chain(const char *path, const Result *results, size_t count, const Tokens *files, size_t n_files) {
+    FILE *file = output_open(path);
+    fprintf(file, "method,seed,stage,language,loss,bpb,forgets\n");
+    for (const Result *r = results; r < results + count; r++)
+        for (size_t i = 0; i < n_files; i++) {
+            fprintf(file, "%s,%ld,%s,%s,%.6f,%.6f", r->name, opt.seed, files[r->stage].domain, files[i].domain, r->at[i].loss, r->at[i].bpb);
+            csv_number(file, "%.6f", forgets(results, r, i));
+            fputc('\n', file);
+        }
+    output_close(file);
+}
+
+// The table of a chain: each language's loss after each stage and, once it was learnt, what was lost of it since.
+static void print_chain(const Result *results, size_t count, const Tokens *files, size_t n_files) {
+    printf("\n%-8s %-5s", "method", "stage");
+    for (size_t i = 0; i < n_files; i++) printf(" | %-5.5s %7s", files[i].domain, i + 1 < n_files ? "forgets" : "");
+    printf("\n");
+    for (const Result *r = results; r < results + count; r++) {
+        printf("%-8s %-5.5s", r->name, files[r->stage].domain);
+        for (size_t i = 0; i < n_files; i++) {
+            const double lost = forgets(results, r, i);
+            printf(" | %5.3f ", r->at[i].loss);
+            if (isnan(lost)) printf("%7s", "");
+            else printf("%+7.3f", lost);
+        }
+        printf("\n");
+    }
+}
+
 // The table, 80 columns: losses, and their change against the backbone, which is the first line.
-static void print_table(const Result *r, size_t count)
-{
+static void print_table(const Result *r, size_t count) {
     printf("\n%-8s %9s | %-20.20s | %-20.20s | gate    shut%%\n", "", "", opt.old, opt.new);
     printf("%-8s %9s |  nats  change bits/B |  nats  change bits/B |", "method", "trained");
     printf(" %-3.3s %-3.3s %-2.2s %-2.2s\n", opt.old, opt.new, opt.old, opt.new);
     for (size_t i = 0; i < count; i++) {
-        const Score *scores[2] = {&r[i].old, &r[i].new}, *base[2] = {&r[0].old, &r[0].new};
+        const Score *at = r[i].at;
         printf("%-8s %9s |", r[i].name, thousands(r[i].trained));
         for (int k = 0; k < 2; k++) {
-            printf(" %6.3f ", scores[k]->loss);
-            if (i) printf("%+7.3f", scores[k]->loss - base[k]->loss);
+            printf(" %6.3f ", at[k].loss);
+            if (i) printf("%+7.3f", at[k].loss - r[0].at[k].loss);
             else printf("%7s", "");
-            printf(" %5.3f |", scores[k]->bpb);
+            printf(" %5.3f |", at[k].bpb);
         }
-        if (!isnan(r[i].old.gate))
-            printf(" %3.1f %3.1f %2.0f %2.0f", r[i].old.gate, r[i].new.gate, 100 * r[i].old.closed, 100 * r[i].new.closed);
+        if (!isnan(at[0].gates[0].gate))
+            printf(" %3.1f %3.1f %2.0f %2.0f", at[0].gates[0].gate, at[1].gates[0].gate, 100 * at[0].gates[0].closed,
+                   100 * at[1].gates[0].closed);
         printf("\n");
     }
 }
 
 // The first words of a file, and how a model continues them, on one line.
-static void print_sample(const Model *m, const char *name, const Tokens *file)
-{
+static void print_sample(const Model *m, const char *name, const Tokens *file) {
     enum { FEWEST = 4, MOST = 16 };  // tokens of the file, to the end of a word
     int prompt[MOST + 1] = {m->tokenizer->size - 1};
     size_t count = 1, length;
@@ -2462,8 +2638,7 @@ static void print_sample(const Model *m, const char *name, const Tokens *file)
 }
 
 // Samples in both domains from the backbone, the naive and the neutral model among the results, as saved in --out.
-static void print_samples(const Result *results, size_t count, const Tokens *files)
-{
+static void print_samples(const Result *results, size_t count, const Tokens *files) {
     for (int domain = 0; domain < 2; domain++) {
         printf("\n%s, continued by\n", files[domain].domain);
         for (size_t i = 0; i < count; i++) {
@@ -2480,20 +2655,23 @@ static void print_samples(const Result *results, size_t count, const Tokens *fil
     }
 }
 
-// A line for the table: m evaluated on the old and the new domain's file.
-static Result result_of(const char *name, const Model *m, const Tokens *files, double lr, double p, double seconds)
-{
-    const Extension *x = m->n_extensions ? m->extension[0] : NULL;
-    const size_t T = (size_t)opt.context;
-    Result r = {.trained = x ? x->w.size : m->w.size, .old = evaluate(m, &files[0], T), .new = evaluate(m, &files[1], T),
-                .lr = lr, .alpha = x && x->local != LOCAL_NONE ? x->alpha : (double)NAN, .p = p, .seconds = seconds};
+// A line for the tables: m evaluated on the files of all languages.
+static Result result_of(const char *name, size_t stage, const Model *m, const Tokens *files, size_t n_files, double lr, double p,
+                        double seconds) {
+    const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
+    Result r = {.stage = stage, .trained = x ? x->w.size : m->w.size, .lr = lr, .p = p, .seconds = seconds,
+                .alpha = x && x->local != LOCAL_NONE ? x->alpha : (double)NAN};
     snprintf(r.name, sizeof r.name, "%s", name);
+    for (size_t i = 0; i < n_files; i++) {
+        r.at[i] = evaluate(m, &files[i], (size_t)opt.context, NULL);
+        if (!m->n_extensions) r.at[i].gates[0] = (GateScore){NAN, NAN, NAN};
+    }
     return r;
 }
 
-// The experiment: a backbone of the old domain, extended from the same weights with the same data by each method.
-static void command_run(void)
-{
+// The experiment: a backbone of the old domain, extended from the same weights with the same data by each method; to
+// several new domains one after the other, all before being old ones.
+static void command_run(void) {
     enum { MOST = 16 };
     const Method *chosen[MOST];
     size_t n_chosen = 0, done = 0;
@@ -2504,52 +2682,56 @@ static void command_run(void)
     if (!opt.out) opt.out = "out";
     if (strchr(opt.old, ',')) die("--old %s: run takes one old domain", opt.old);
     Tokenizer *tokenizer = tokenizer_load(opt.data);
-    Loader pretraining = loader_open(NULL, opt.old, tokenizer, (size_t)opt.context);
-    Loader extending = loader_open(opt.old, opt.new, tokenizer, (size_t)opt.context);
-    Tokens files[2] = {tokens_load(opt.data, opt.old, opt.split, tokenizer, 1),
-                       tokens_load(opt.data, opt.new, opt.split, tokenizer, 1)};
-    Model *m = model_new(&pretraining.new, tokenizer);
-    char *backbone = join(opt.out, "/", "backbone"), *csv = join(opt.out, "/", "results.csv");
+    char *languages = join(opt.old, ",", opt.new);
+    Tokens text[MAX_DOMAINS], files[MAX_DOMAINS];  // to train and to evaluate on, by language
+    const size_t n_files = domains_load(text, opt.data, languages, "train", tokenizer, (size_t)opt.context), stages = n_files - 1;
+    domains_load(files, opt.data, languages, opt.split, tokenizer, 1);
+    Model *m = model_new(&text[0], tokenizer);
+    char *backbone = join(opt.out, "/", "backbone"), *csv = join(opt.out, "/", stages > 1 ? "chain.csv" : "results.csv");
     make_folders(backbone, true);
     print_settings("run", m);
-    printf("data: %s; %s: %s tokens, %s: %s; %zu of the vocabulary never occur in %s\n\n", opt.data, opt.old,
-           thousands(pretraining.new.count), opt.new, thousands(extending.new.count), m->n_unseen, opt.old);
+    printf("data: %s; training tokens:", opt.data);
+    for (size_t i = 0; i < n_files; i++) printf("%s %s %s", i ? "," : "", text[i].domain, thousands(text[i].count));
+    printf("; %zu of the vocabulary never occur in %s\n\n", m->n_unseen, opt.old);
 
     // A training's last state stays until all is done: --resume takes finished ones from there.
-    Result results[MOST + 1];
-    char *state = state_path(backbone);
-    const double seconds = pretrain(m, &pretraining, state);
+    Result results[1 + MOST * MAX_DOMAINS];
+    char *states[1 + MOST * MAX_DOMAINS];
+    Loader loader = {.new = text[0], .seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, 3)};
+    states[0] = state_path(backbone);
+    const double seconds = pretrain(m, &loader, states[0]);
     model_save(m, backbone);
-    results[done++] = result_of("backbone", m, files, opt.pretrain_lr, NAN, seconds);
-    write_csv(csv, results, done);
+    results[done++] = result_of("backbone", 0, m, files, n_files, opt.pretrain_lr, NAN, seconds);
     model_free(m);
-    free(state);
     for (size_t i = 0; i < n_chosen; i++) {
         const Method *method = chosen[i];
-        char *path = join(opt.out, "/", method->name), *file = join(path, "", ".safetensors");
         m = model_load(backbone);
-        extending.random = random_stream((uint64_t)opt.seed, 3);
-        state = state_path(path);
-        const double seconds = extend(m, method, &extending, !strcmp(method->name, "neutral"), state);
-        results[done++] = result_of(method->name, m, files, isnan(opt.lr) ? method->lr : opt.lr, extending.p, seconds);
-        if (m->n_extensions) extension_save(m->extension[0], m, file);
-        else make_folders(path, true), model_save(m, path);
-        write_csv(csv, results, done);
+        for (size_t stage = 1; stage <= stages; stage++) {
+            char *name = stages > 1 ? join(method->name, "-", text[stage].domain) : join(method->name, "", "");
+            char *path = join(opt.out, "/", name), *file = join(path, "", ".safetensors");
+            memcpy(loader.old, text, stage * sizeof *text);
+            loader.n_old = stage;
+            loader.new = text[stage];
+            loader.random = random_stream((uint64_t)opt.seed, 3);
+            states[done] = state_path(path);
+            const double took = extend(m, method, &loader, !strcmp(method->name, "neutral"), states[done]);
+            results[done] = result_of(method->name, stage, m, files, n_files, isnan(opt.lr) ? method->lr : opt.lr, loader.p, took);
+            done++;
+            if (stages > 1 && method->sets == SET_LORA) lora_merge(m);
+            if (m->n_extensions) extension_save(m, file);
+            else make_folders(path, true), model_save(m, path);
+            if (stages > 1) write_chain(csv, results, done, files, n_files);
+            else write_csv(csv, results, done);
+            free(name), free(path), free(file);
+        }
         model_free(m);
-        free(state), free(path), free(file);
     }
-    print_table(results, done);
-    print_samples(results, done, files);
-    for (size_t i = 0; i < done; i++) {
-        char *path = join(opt.out, "/", results[i].name);
-        state = state_path(path);
-        remove(state);
-        free(path), free(state);
-    }
+    if (stages > 1) print_chain(results, done, files, n_files);
+    else print_table(results, done), print_samples(results, done, files);
+    for (size_t i = 0; i < done; i++) remove(states[i]), free(states[i]);
     printf("\n%s written\n", csv);
-    free(backbone), free(csv), free(files[0].ids), free(files[1].ids);
-    loader_free(&pretraining);
-    loader_free(&extending);
+    for (size_t i = 0; i < n_files; i++) free(text[i].ids), free(files[i].ids);
+    free(backbone), free(csv), free(languages);
 }
 
 static const struct { const char *name; int command; void (*run)(void); const char *about, *example; } commands[] = {
@@ -2560,47 +2742,64 @@ static const struct { const char *name; int command; void (*run)(void); const ch
      "nr extend -i models/en --data data/multi30k --old en --new fr -o fr.safetensors"},
     {"eval", EVAL, command_eval, "loss, perplexity and bits per byte over whole files",
      "nr eval -i models/en -x fr.safetensors --data data/multi30k --domains en,fr"},
+    {"gates", GATES, command_gates, "where, token by token, the gates of an extension open",
+     "nr gates -i models/en -x fr.safetensors \"A man who sings. Un homme qui chante.\""},
     {"sample", SAMPLE, command_sample, "continue a text", "nr sample -i models/en -x fr.safetensors -p \"Un homme\" -n 40"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
-static void print_help(int command)
-{
+// Prints words after a heading, `indent` columns wide, in lines of at most 80 columns.
+static void print_wrapped(const char *heading, size_t indent, const char *text) {
+    size_t at = indent;
+    printf("%-*s", (int)indent, heading);
+    for (size_t length; *text; text += length + (text[length] == ' ')) {
+        length = strcspn(text, " ");
+        if (at > indent && at + 1 + length > 80) printf("\n%*s", (int)indent, ""), at = indent;
+        at += (size_t)printf("%s%.*s", at > indent ? " " : "", (int)length, text);
+    }
+    printf("\n");
+}
+
+// The manual of a command; of all of them, if command is 0.
+static void print_help(int command) {
+    if (!command) printf("nr: teach a GPT a new language without forgetting the old one (neutral residues)\n\n");
+    for (int i = 0; i < COMMANDS; i++) {
+        char heading[32];
+        snprintf(heading, sizeof heading, command ? "nr %s: " : "  nr %-9s ", commands[i].name);
+        if (!command || commands[i].command == command) print_wrapped(heading, strlen(heading), commands[i].about);
+        if (commands[i].command == command) printf("\n  %s\n\n", commands[i].example);
+    }
     if (!command) {
-        printf("nr: teach a GPT a new language without forgetting the old one (neutral residues)\n\n");
-        for (int i = 0; i < COMMANDS; i++) printf("  nr %-9s %s\n", commands[i].name, commands[i].about);
         printf("\nnr COMMAND --help lists the options of a command. nr alone is nr run.\n");
         return;
     }
-    for (int i = 0; i < COMMANDS; i++)
-        if (commands[i].command == command)
-            printf("nr %s: %s\n\n  %s\n\n", commands[i].name, commands[i].about, commands[i].example);
-    for (int i = 0; i < OPTIONS; i++) {
-        const Option *o = &options[i];
+    for (const Option *o = options; o < options + OPTIONS; o++) {
         if (!(o->commands & command)) continue;
-        char name[64], value[128] = "";
-        snprintf(name, sizeof name, "--%s%s%c", o->name, o->letter ? ", -" : "", o->letter ? o->letter : ' ');
-        printf("  %-18s %s", name, o->help);
-        if (o->choices) printf(" (%s)", o->choices);
-        if (o->type == 'i') snprintf(value, sizeof value, "%ld", *(long *)o->value);
-        else if (o->type == 'r' && !isnan(*(double *)o->value)) snprintf(value, sizeof value, "%g", *(double *)o->value);
-        else if (o->type == 's' && *(char **)o->value) snprintf(value, sizeof value, "%s", *(char **)o->value);
-        if (*value) printf(" [%s]", value);
-        printf("\n");
+        char name[64], value[128] = "", text[512];
+        snprintf(name, sizeof name, "  --%s%s%c", o->name, o->letter ? ", -" : "", o->letter ? o->letter : ' ');
+        if (o->type == 'i' && (double)*(long *)o->value >= o->least) snprintf(value, sizeof value, " [%ld]", *(long *)o->value);
+        else if (o->type == 'r' && !isnan(*(double *)o->value)) snprintf(value, sizeof value, " [%g]", *(double *)o->value);
+        else if (o->type == 's' && *(char **)o->value) snprintf(value, sizeof value, " [%s]", *(char **)o->value);
+        snprintf(text, sizeof text, "%s%s%s%s", o->help, o->choices ? ": " : "", o->choices ? o->choices : "", value);
+        print_wrapped(name, 20, text);
     }
     if (!(command & (RUN | EXTEND))) return;
     printf("\nMethods, and the defaults they set:\n");
-    for (int i = 0; i < METHODS; i++)
-        printf("  %-9s --lr %g --p %g --gate %s --local %s --init %s --alpha %g  %s\n", methods[i].name, methods[i].lr,
-               methods[i].p, gate_names[methods[i].gate], local_names[methods[i].local], init_names[methods[i].init],
-               methods[i].alpha, methods[i].about);
+    for (int i = 0; i < METHODS; i++) {
+        const Method *method = &methods[i];
+        printf("  %-9s %s\n            --lr %g --p %g", method->name, method->about, method->lr, method->p);
+        if (method->sets & SET_ADAPTER)
+            printf(" --gate %s --local %s --init %s --alpha %g", gate_names[method->gate], local_names[method->local],
+                   init_names[method->init], method->alpha);
+        printf("\n");
+    }
 }
 
 // Checks a value and stores it where the option's entry says.
-static void option_set(const Option *o, const char *value)
-{
+static void option_set(const Option *o, const char *value) {
     char *end;
     if (o->type == 's' || o->type == 'x') {
+        if (!*value && o->value != &opt.prompt) die("--%s: its value is empty", o->name);
         if (o->choices && !choice_known(o->choices, value)) die("--%s %s: not known, expected %s", o->name, value, o->choices);
         if (o->type == 's') { *(const char **)o->value = value; return; }
         int i = 0;
@@ -2619,26 +2818,27 @@ static void option_set(const Option *o, const char *value)
 }
 
 #ifndef NR_LIBRARY
-int main(int argc, char **argv)
-{
+// Finds the command, sets its options, runs it. Ctrl-C is noted, and seen to where it is safe to stop.
+int main(int argc, char **argv) {
     program = "nr";
     int file;  // a closed standard stream's place is taken: else the next file opened would have it, and get what is printed
     while ((file = open("/dev/null", O_RDONLY)) >= 0 && file <= STDERR_FILENO) {}
     close(file);
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND};
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     int i = 1, c = 0;
     if (i < argc && argv[i][0] != '-') {
         for (c = 0; c < COMMANDS && strcmp(commands[c].name, argv[i]); c++) {}
-        if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval or sample (nr --help)", argv[i]);
+        if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval, gates or sample (nr --help)", argv[i]);
         i++;
     } else if (i < argc && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))) {
         print_help(0);
         finish_stdout();
         return 0;
     }
-    if (commands[c].command & (EXTEND | EVAL | SAMPLE)) opt.context = 0;  // the model's
+    if (commands[c].command & (EXTEND | EVAL | SAMPLE | GATES)) opt.context = 0;  // the model's
+    if (commands[c].command == GATES) opt.data = NULL;                            // no files, unless asked for
     while (i < argc) {
         const char *word = argv[i++];
         if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
@@ -2646,6 +2846,7 @@ int main(int argc, char **argv)
             finish_stdout();
             return 0;
         }
+        if (*word != '-' && commands[c].command & (SAMPLE | GATES)) { opt.prompt = word; continue; }
         const Option *found = NULL;
         for (int o = 0; o < OPTIONS; o++)
             if ((options[o].commands & commands[c].command) && ((!strncmp(word, "--", 2) && !strcmp(word + 2, options[o].name))
@@ -2655,9 +2856,7 @@ int main(int argc, char **argv)
         if (i == argc) die("%s: a value is missing", word);
         option_set(found, argv[i++]);
     }
-#ifdef _OPENMP
-    if (opt.threads) omp_set_num_threads((int)opt.threads);
-#endif
+    if (opt.threads) set_threads(opt.threads);
     commands[c].run();
     finish_stdout();
     return interrupted ? 130 : 0;

@@ -272,6 +272,7 @@ static size_t n_targets;
 static real room[12][1 << 14];  // what the layer keeps or works in
 static Gate gate;
 static Local local;
+static GateFrom from;
 static double penalty;
 enum { PENALTY = 3 };           // the weight of l_local's sum
 
@@ -283,8 +284,8 @@ static void add_b(real **d, real **t)
     linear_backward(d[1], d[2], NULL, d[0], t[1], t[2], d[1], z.n, z.C, z.H);
     memcpy(d[3], d[0], z.n * z.H * sizeof(real));
 }
-static void layernorm_f(real **t) { layernorm_forward(t[0], room[0], room[1], t[1], t[2], t[3], z.n, z.C); }
-static void layernorm_b(real **d, real **t) { layernorm_backward(d[1], d[2], d[3], d[0], t[1], room[0], room[1], t[2], z.n, z.C); }
+static void layernorm_f(real **t) { layernorm_forward(t[0], room[0], t[1], t[2], t[3], z.n, z.C); }
+static void layernorm_b(real **d, real **t) { layernorm_backward(d[1], d[2], d[3], d[0], t[1], room[0], t[2], z.n, z.C); }
 static void gelu_f(real **t) { gelu_forward(t[0], t[1], z.n * z.H); }
 static void gelu_b(real **d, real **t) { gelu_backward(d[1], d[0], t[1], z.n * z.H); }
 static void attention_f(real **t) { attention_forward(t[0], room[0], t[1], z.B, z.T, 0, z.NH, z.C); }
@@ -316,20 +317,31 @@ static void lora_f(real **t)
     lora_forward(t[0], room[0], t[1], t[2], t[3], z.n, z.C, z.H, z.R);
 }
 static void lora_b(real **d, real **t) { lora_backward(d[1], d[2], d[3], room[1], d[0], room[0], t[1], t[2], t[3], z.n, z.C, z.H, z.R); }
-static const Residue residue_room = {room[0], room[1], room[2], room[3], room[4], room[5], room[6]};
+static void context_f(real **t) { context_forward(t[0], t[1], z.B, z.T, 0, z.C); }
+static void context_b(real **d, real **t)
+{
+    (void)t, memcpy(room[0], d[0], z.n * 2 * z.C * sizeof(real));  // it sums there
+    context_backward(d[1], room[0], z.B, z.T, z.C);
+}
+static Residue residue_room(real **t)
+{
+    return (Residue){room[0], room[1], room[2], room[3], room[4], room[5], from == FROM_FIRST ? t[7] : t[1]};
+}
 static void residue_f(real **t)
 {
+    const Residue r = residue_room(t);
     memset(t[0], 0, z.n * z.C * sizeof(real));
-    residue_forward(t[0], residue_room, t[1], (ResidueWeights){t[2], t[3], t[4], t[5], t[6]}, gate, local, old, z.n, z.C, z.H);
+    residue_forward(t[0], r, t[1], (ResidueTensors){t[2], t[3], t[4], t[5], t[6]}, gate, local, old, z.n, z.C, z.H,
+                    from == FROM_FIRST ? 2 * z.C : z.C);
     for (size_t i = 0; i < z.n; i++)
-        if (local == LOCAL_CE || (local == LOCAL_L1 && old[i])) penalty += PENALTY * (double)residue_room.local[i];
-    note_residue(residue_room, gate, local, old, z.n, z.C);
+        if (local == LOCAL_CE || (local == LOCAL_L1 && old[i])) penalty += PENALTY * (double)r.local[i];
+    note_residue(r, gate, local, old, z.n, z.C);
 }
 static void residue_b(real **d, real **t)
 {
-    residue_backward(d[1], (ResidueGradients){d[2], d[3], d[4], d[5], d[6]}, d[0], residue_room, t[1],
-                     (ResidueWeights){t[2], t[3], t[4], t[5], t[6]}, gate, local, local == LOCAL_L1 ? PENALTY / (real)z.C : PENALTY, old,
-                     room[7], room[8], room[9], room[10], z.n, z.C, z.H);
+    residue_backward(d[1], from == FROM_FIRST ? d[7] : d[1], (ResidueTensors){d[2], d[3], d[4], d[5], d[6]}, d[0], residue_room(t), t[1],
+                     (ResidueTensors){t[2], t[3], t[4], t[5], t[6]}, gate, local, local == LOCAL_L1 ? PENALTY / (real)z.C : PENALTY, old,
+                     room[7], room[8], room[9], room[10], z.n, z.C, z.H, from == FROM_FIRST ? 2 * z.C : z.C);
 }
 
 enum { MOST = 8 };
@@ -339,35 +351,40 @@ typedef struct {
     struct { const char *name, *size; } tensor[MOST];  // size: a product of z's letters; +: backward adds to what is there
     Gate gate;
     Local local;
+    GateFrom from;
 } Layer;
 
 #define RESIDUE residue_f, residue_b, {{"x", "nC"}, {"u", "+nC"}, {"wi", "CH"}, {"wg", "CH"}, {"wo", "HC"}
 #define GATED RESIDUE, {"gate_w", "C"}, {"gate_b", ""}}
+#define GATED_FIRST RESIDUE, {"gate_w", "2C"}, {"gate_b", ""}, {"from", "+n2C"}}
 static const Layer layers[] = {
-    {"linear_backward", linear_f, linear_b, {{"out", "nH"}, {"x", "nC"}, {"w", "CH"}, {"bias", "H"}}, 0, 0},
-    {"linear_backward, add", add_f, add_b, {{"out", "nH"}, {"x", "+nC"}, {"w", "CH"}, {"add", "nH"}}, 0, 0},
-    {"layernorm_backward", layernorm_f, layernorm_b, {{"out", "nC"}, {"x", "+nC"}, {"w", "C"}, {"b", "C"}}, 0, 0},
-    {"gelu_backward", gelu_f, gelu_b, {{"out", "nH"}, {"x", "nH"}}, 0, 0},
-    {"attention_backward", attention_f, attention_b, {{"y", "nC"}, {"qkv", "n3C"}}, 0, 0},
-    {"embedding_backward", embedding_f, embedding_b, {{"x", "nC"}, {"wte", "+VC"}, {"wpe", "PC"}}, 0, 0},
-    {"embedding_backward, row_of", rows_f, rows_b, {{"x", "nC"}, {"rows", "+NC"}}, 0, 0},
-    {"crossentropy_backward", crossentropy_f, crossentropy_b, {{"loss", ""}, {"logits", "nV"}}, 0, 0},
-    {"swiglu_backward", swiglu_f, swiglu_b, {{"hidden", "nH"}, {"wi_u", "nH"}, {"wg_u", "nH"}}, 0, 0},
-    {"lora_backward", lora_f, lora_b, {{"out", "nH"}, {"x", "+nC"}, {"a", "CR"}, {"b", "RH"}}, 0, 0},
-    {"residue_backward, relu, l1", GATED, GATE_RELU, LOCAL_L1},
-    {"residue_backward, relu, none", GATED, GATE_RELU, LOCAL_NONE},
-    {"residue_backward, sigmoid, l1", GATED, GATE_SIGMOID, LOCAL_L1},
-    {"residue_backward, sigmoid, ce", GATED, GATE_SIGMOID, LOCAL_CE},
-    {"residue_backward, sigmoid, none", GATED, GATE_SIGMOID, LOCAL_NONE},
-    {"residue_backward, none, l1", RESIDUE}, GATE_NONE, LOCAL_L1},
-    {"residue_backward, none, none", RESIDUE}, GATE_NONE, LOCAL_NONE},
+    {"linear_backward", linear_f, linear_b, {{"out", "nH"}, {"x", "nC"}, {"w", "CH"}, {"bias", "H"}}, 0, 0, 0},
+    {"linear_backward, add", add_f, add_b, {{"out", "nH"}, {"x", "+nC"}, {"w", "CH"}, {"add", "nH"}}, 0, 0, 0},
+    {"layernorm_backward", layernorm_f, layernorm_b, {{"out", "nC"}, {"x", "+nC"}, {"w", "C"}, {"b", "C"}}, 0, 0, 0},
+    {"gelu_backward", gelu_f, gelu_b, {{"out", "nH"}, {"x", "nH"}}, 0, 0, 0},
+    {"attention_backward", attention_f, attention_b, {{"y", "nC"}, {"qkv", "n3C"}}, 0, 0, 0},
+    {"embedding_backward", embedding_f, embedding_b, {{"x", "nC"}, {"wte", "+VC"}, {"wpe", "PC"}}, 0, 0, 0},
+    {"embedding_backward, row_of", rows_f, rows_b, {{"x", "nC"}, {"rows", "+NC"}}, 0, 0, 0},
+    {"crossentropy_backward", crossentropy_f, crossentropy_b, {{"loss", ""}, {"logits", "nV"}}, 0, 0, 0},
+    {"swiglu_backward", swiglu_f, swiglu_b, {{"hidden", "nH"}, {"wi_u", "nH"}, {"wg_u", "nH"}}, 0, 0, 0},
+    {"lora_backward", lora_f, lora_b, {{"out", "nH"}, {"x", "+nC"}, {"a", "CR"}, {"b", "RH"}}, 0, 0, 0},
+    {"residue_backward, relu, l1", GATED, GATE_RELU, LOCAL_L1, FROM_LAYER},
+    {"residue_backward, relu, none", GATED, GATE_RELU, LOCAL_NONE, FROM_LAYER},
+    {"residue_backward, sigmoid, l1", GATED, GATE_SIGMOID, LOCAL_L1, FROM_LAYER},
+    {"residue_backward, sigmoid, ce", GATED, GATE_SIGMOID, LOCAL_CE, FROM_LAYER},
+    {"residue_backward, sigmoid, none", GATED, GATE_SIGMOID, LOCAL_NONE, FROM_LAYER},
+    {"residue_backward, relu, l1, from first", GATED_FIRST, GATE_RELU, LOCAL_L1, FROM_FIRST},
+    {"residue_backward, sigmoid, ce, from first", GATED_FIRST, GATE_SIGMOID, LOCAL_CE, FROM_FIRST},
+    {"context_backward", context_f, context_b, {{"context", "n2C"}, {"u", "+nC"}}, 0, 0, 0},
+    {"residue_backward, none, l1", RESIDUE}, GATE_NONE, LOCAL_L1, FROM_LAYER},
+    {"residue_backward, none, none", RESIDUE}, GATE_NONE, LOCAL_NONE, FROM_LAYER},
 };
 
 static size_t size_from(const char *letters)
 {
     size_t size = 1;
     for (const char *c = letters; *c; c++)
-        size *= *c == 'n' ? z.n : *c == 'C' ? z.C : *c == '3' ? 3 : *c == 'H' ? z.H : *c == 'R' ? z.R : *c == 'V' ? z.V : *c == 'P' ? z.P
+        size *= *c == 'n' ? z.n : *c == 'C' ? z.C : *c == '2' ? 2 : *c == '3' ? 3 : *c == 'H' ? z.H : *c == 'R' ? z.R : *c == 'V' ? z.V : *c == 'P' ? z.P
               : *c == 'N' ? z.N : 1;
     return size;
 }
@@ -406,7 +423,7 @@ static void test_layers(void)
     static const struct { size_t B, T, NH, C; } shapes[] = {{1, 1, 1, 3}, {2, 5, 3, 6}, {1, QUERIES + 6, 2, 4}, {2, 2, 2, STRIP + 2}};
     for (size_t l = 0; l < COUNT_OF(layers); l++) {
         begin("%s", layers[l].name);
-        gate = layers[l].gate, local = layers[l].local;
+        gate = layers[l].gate, local = layers[l].local, from = layers[l].from;
         for (size_t s = 0; s < COUNT_OF(shapes); s++) {
             z.B = shapes[s].B, z.T = shapes[s].T, z.n = z.B * z.T, z.NH = shapes[s].NH, z.C = shapes[s].C;
             z.H = 5, z.R = 2, z.V = 11, z.P = z.T + 2, z.N = 5, n_targets = 0;
@@ -423,13 +440,14 @@ static void test_layers(void)
 // ---------------------------------------------------------------------------------------------------------------------
 // The whole model. `ways` are the ways of training it, by the names nr gives them.
 
-typedef struct { const char *method, *gate, *local; } Way;
+typedef struct { const char *method, *gate, *from, *local; } Way;
 static const Way ways[] = {
-    {"finetune", "none", "none"}, {"lora", "none", "none"},     {"adapter", "none", "none"},   {"neutral", "relu", "l1"},
-    {"neutral", "relu", "none"},  {"neutral", "sigmoid", "l1"}, {"neutral", "sigmoid", "ce"}, {"neutral", "sigmoid", "none"},
-    {"neutral", "none", "l1"},    {"neutral", "none", "none"},
+    {"finetune", "none", "layer", "none"}, {"lora", "none", "layer", "none"},       {"adapter", "none", "layer", "none"},
+    {"neutral", "relu", "layer", "l1"},    {"neutral", "relu", "first", "l1"},      {"neutral", "relu", "layer", "none"},
+    {"neutral", "sigmoid", "layer", "l1"}, {"neutral", "sigmoid", "layer", "ce"},   {"neutral", "sigmoid", "layer", "none"},
+    {"neutral", "none", "layer", "l1"},    {"neutral", "none", "layer", "none"},    {"neutral", "sigmoid", "first", "ce"},
 };
-enum { WAYS = COUNT_OF(ways), FINETUNE = 0, LORA, ADAPTER, NEUTRAL, SIGMOID_CE = 6 };
+enum { WAYS = COUNT_OF(ways), FINETUNE = 0, LORA, ADAPTER, NEUTRAL, CONTEXT, SIGMOID_CE = 7 };
 static const Dims tiny = {.layers = 2, .heads = 2, .channels = 6, .context = 6, .vocab = 11};
 
 // Draws every value anew, none zero, as an extension is when it has learnt. Wi, Wg and LoRA's A keep their variance.
@@ -437,7 +455,7 @@ static void randomize(Tensors *t, const Dims *d)
 {
     for (int id = 0; id < TENSORS; id++) {
         const bool embedding = id == WTE || id == WPE || id == ROWS, vector = table[id].rows == '1' && id != GATE_W;
-        const double fan_in = (double)(id == GATE_W ? d->channels : tensor_rows(id, d)), one = table[id].init == INIT_ONE;
+        const double fan_in = (double)(id == GATE_W ? d->gate : tensor_rows(id, d)), one = table[id].init == INIT_ONE;
         const bool keeps = table[id].init == INIT_ADAPTER || table[id].init == INIT_FAN_IN;
         for (size_t i = 0; t->at[id] && i < tensor_layers(id, d) * t->layer_size[id]; i++) {
             const double value = one + (embedding ? 0.5 : vector ? 0.1 : 1 / sqrt(fan_in)) * random_normal(&dice);
@@ -467,9 +485,9 @@ static Model *random_model(Dims d)
 static Extension *plug(Model *m, Way way, const char *init, long hidden, long rank, bool rows, bool fresh)
 {
     if (!strcmp(way.method, "finetune")) return NULL;
-    opt.gate = way.gate, opt.local = way.local, opt.init = init, opt.hidden = hidden, opt.rank = rank, opt.new_rows = rows, opt.alpha = 2;
+    opt.gate = way.gate, opt.gate_from = way.from, opt.local = way.local, opt.init = init, opt.hidden = hidden, opt.rank = rank, opt.new_rows = rows, opt.alpha = 2;
     opt.seed = (long)(random_bits(&dice) % 1000);
-    Extension *x = extension_new(m, method_find(way.method, strlen(way.method)), true);
+    Extension *x = extension_new(m, method_find(way.method, strlen(way.method)), true, NULL);
     if (!fresh) randomize(&x->w, &x->dims);
     embedding_refresh(m);
     return x;
@@ -534,7 +552,7 @@ static double trainee_loss(void *of)
     sides = 0, telling = true;
     for (size_t e = 0; e < s->m->n_extensions; e++)
         for (size_t l = 0; l < s->m->dims.layers && s->m->extension[e]->sets & SET_ADAPTER; l++)
-            note_residue(residue_at(&s->a, e, l), s->m->extension[e]->gate, s->m->extension[e] == s->x ? s->x->local : LOCAL_NONE,
+            note_residue(residue_at(s->m, &s->a, e, l), s->m->extension[e]->gate, s->m->extension[e] == s->x ? s->x->local : LOCAL_NONE,
                          s->a.old, s->a.n, s->m->dims.channels);
     return weighed(s, loss);
 }
@@ -574,15 +592,16 @@ static bool try_model(const Way *below, Way way, const char *init, bool rows)
 
 static void test_model(void)
 {
-    static const int stacks[][2] = {{LORA, NEUTRAL}, {NEUTRAL, NEUTRAL}, {NEUTRAL, LORA}, {SIGMOID_CE, ADAPTER}, {ADAPTER, SIGMOID_CE}, {LORA, LORA}};
+    static const int stacks[][2] = {{LORA, NEUTRAL}, {NEUTRAL, NEUTRAL}, {NEUTRAL, LORA}, {SIGMOID_CE, ADAPTER}, {ADAPTER, SIGMOID_CE},
+                                    {LORA, LORA}, {CONTEXT, CONTEXT}, {CONTEXT, LORA}, {NEUTRAL, CONTEXT}};
     for (int w = 0; w < WAYS; w++) {
-        begin("model, %s, gate %s, local %s", ways[w].method, ways[w].gate, ways[w].local);
+        begin("model, %s, gate %s from %s, local %s", ways[w].method, ways[w].gate, ways[w].from, ways[w].local);
         for (int k = 0; k < (w ? 4 : 1); k++)
             while (!try_model(NULL, ways[w], k % 2 ? "he" : "low", k / 2) && group.redrawn < 100) {}
     }
     for (size_t s = 0; s < COUNT_OF(stacks); s++) {
         const Way *below = &ways[stacks[s][0]], *above = &ways[stacks[s][1]];
-        begin("model, %s gate %s upon %s gate %s", above->method, above->gate, below->method, below->gate);
+        begin("model, %s gate %s from %s upon %s gate %s", above->method, above->gate, above->from, below->method, below->gate);
         for (int rows = 0; rows < 2; rows++)
             while (!try_model(below, *above, "low", rows) && group.redrawn < 100) {}
     }
@@ -656,7 +675,7 @@ static void check_reference(const char *way)
     const Dims d = {.layers = size_of_reference("layers"), .heads = size_of_reference("heads"), .channels = size_of_reference("channels"),
                     .context = size_of_reference("positions"), .vocab = size_of_reference("vocab")};
     const size_t B = size_of_reference("batch"), T = size_of_reference("time"), n = B * T, C = d.channels;
-    const Way as = {said_of(way, "method"), said_of(way, "gate"), said_of(way, "local")};
+    const Way as = {said_of(way, "method"), said_of(way, "gate"), said_of(way, "gate_from"), said_of(way, "local")};
     char backbone[32], ids[64];
     snprintf(ids, sizeof ids, "%s/weight/wte.ids", way);
     const bool rows = json_get(file.header, ids) != NULL;
@@ -680,7 +699,7 @@ static void check_reference(const char *way)
     for (size_t l = 0; l < d.layers; l++) {
         compare(tolerance, rows_of(&s.a, s.a.x, l + 1), referred(n * C, "%s/x/%zu", way, l), n * C, "x/%zu", l);
         if (!s.x || !(s.x->sets & SET_ADAPTER)) continue;
-        const Residue r = residue_at(&s.a, 0, l);
+        const Residue r = residue_at(m, &s.a, 0, l);
         if (s.x->gate != GATE_NONE) compare(tolerance, r.gate, referred(n, "%s/gate/%zu", way, l), n, "gate/%zu", l);
         real *residue = copied(r.adapter, n * C);
         for (size_t i = 0; i < n * C; i++) residue[i] *= r.gate[i / C];
@@ -706,11 +725,11 @@ static void test_reference(void)
     int count = 0, length;
     file = safetensors_open("dev/reference.safetensors");
     for (const char *c = metadata_text(&file, "cases"); sscanf(c, "%63s%n", way, &length) == 1; c += length, count++) {
-        begin("reference, %s: gate %s, local %s", way, said_of(way, "gate"), said_of(way, "local"));
+        begin("reference, %s: gate %s from %s, local %s", way, said_of(way, "gate"), said_of(way, "gate_from"), said_of(way, "local"));
         read_reference();
         check_reference(way);
     }
-    expect(count == 9, "%d cases, expected 9", count);
+    expect(count == 11, "%d cases, expected 11", count);
     safetensors_close(&file);
 }
 
@@ -732,7 +751,8 @@ static void test_frozen(void)
     enum { B = 4, T = 6 };
     const size_t V = tiny.vocab, C = tiny.channels, n = B * T * V;
     for (int w = LORA; w < WAYS; w++) {
-        begin("at step 0 nothing changes, later only what trains: %s, gate %s, local %s", ways[w].method, ways[w].gate, ways[w].local);
+        begin("at step 0 nothing changes, later only what trains: %s, gate %s from %s, local %s", ways[w].method, ways[w].gate, ways[w].from,
+              ways[w].local);
         for (int k = 0; k < 8; k++) {  // low or he, without or with new rows, alone or upon another extension
             const char *init = k & 1 ? "he" : "low";
             const bool rows = k & 2, stacked = k & 4;
@@ -801,6 +821,45 @@ static void test_loader(void)
         expect(covered == COUNT - T, "p %g: %d of the %d starts occur as often as they should", p, covered, COUNT - T);
         loader_free(&loader);
     }
+}
+
+// Negative domains take as many sequences as old ones, as old ones to l_local, but without targets.
+static void test_negatives(void)
+{
+    enum { N = 20000, T = 8, COUNT = 60 };
+    uint16_t ids[3][COUNT];
+    int domain[3] = {0}, wrong = 0, x[T], y[T], is_old[T];
+    begin("loader, negatives");
+    for (int k = 0; k < 3; k++)
+        for (int t = 0; t < COUNT; t++) ids[k][t] = (uint16_t)k;
+    Loader loader = {.n_old = 1, .n_negative = 1, .p = 0.2, .random = random_stream(7, 3), .old = {{"", ids[0], COUNT}},
+                     .negative = {{"", ids[1], COUNT}}, .new = {"", ids[2], COUNT}};
+    for (int n = 0; n < N; n++) {
+        loader_next(&loader, x, y, is_old, 1, T);
+        for (int t = 0; t < T; t++) wrong += (y[t] < 0) != (x[0] == 1) || is_old[t] != (x[0] < 2);
+        domain[x[0]]++;
+    }
+    expect(wrong == 0, "%d tokens have other targets or another domain", wrong);
+    for (int k = 0; k < 3; k++) {
+        const double share = k < 2 ? 0.2 : 0.6;
+        expect(fabs((double)domain[k] / N - share) <= 4 * sqrt(share * (1 - share) / N), "%d of %d are of domain %d", domain[k], N, k);
+    }
+}
+
+// A LoRA put into the weights computes what it computed beside them, and its tokens count as seen.
+static void test_merge(void)
+{
+    enum { B = 2, T = 6 };
+    int text[B * T];
+    begin("a merged LoRA computes the same");
+    Model *m = random_model(tiny);
+    plug(m, ways[LORA], "low", 7, 3, true, false);
+    draw_tokens(text, B * T, tiny.vocab), text[0] = 4;
+    const real *before = logits_of(m, text, B, T);
+    lora_merge(m);
+    compare(rounding, logits_of(m, text, B, T), before, B * T * tiny.vocab, "logits");
+    expect(m->n_extensions == 0 && m->n_unseen == 0 && m->fingerprint == fingerprint(&m->w), "it is not a model like any other");
+    model_free(m);
 }
 
 static void test_adamw(void)
@@ -938,7 +997,7 @@ static void test_files(void)
             m->knows_unseen = known, m->n_unseen = known ? 3 : 0;
             draw_tokens(text, B * T, m->dims.vocab), text[0] = 4;
             Extension *x = plug(m, ways[w], w % 2 ? "low" : "he", 7, 3, known, false), *y = NULL;
-            if (x) x->steps = 123 + w, x->p = 0.125, x->lr = 0.005, extension_save(x, m, name);
+            if (x) x->steps = 123 + w, x->p = 0.125, x->lr = 0.005, x->fingerprint = fingerprint(&x->w), extension_save(m, name);
             model_save(m, path);
             Model *back = model_load(path);
             if (x) extension_load(back, name), y = back->extension[0];
@@ -950,7 +1009,7 @@ static void test_files(void)
             expect(same(logits_of(m, text, B, T), logits_of(back, text, B, T), B * T * m->dims.vocab), "%s: the logits differ", ways[w].method);
             if (x) expect(same(x->w.memory, y->w.memory, x->w.size) && x->sets == y->sets && !memcmp(&x->dims, &y->dims, sizeof x->dims)
                           && x->dims.rows == m->n_unseen && !memcmp(x->ids, y->ids, x->dims.rows * sizeof(int)), "%s: the tensors differ", x->method);
-            if (x) expect(!strcmp(x->method, y->method) && x->gate == y->gate && x->local == y->local && x->init == y->init && x->alpha == y->alpha
+            if (x) expect(!strcmp(x->method, y->method) && x->gate == y->gate && x->from == y->from && x->local == y->local && x->init == y->init && x->alpha == y->alpha
                           && x->p == y->p && x->lr == y->lr && x->steps == y->steps, "%s: its metadata differ", x->method);
             model_free(m), model_free(back);
         }
@@ -981,7 +1040,7 @@ static void test_cache(void)
     static const size_t chunks[] = {1, 3, 8, 36};
     int text[T];
     begin("decoding with cached keys and values is the forward pass");
-    for (int w = FINETUNE; w <= NEUTRAL; w++) {
+    for (int w = FINETUNE; w <= CONTEXT; w++) {
         Model *m = random_model((Dims){.layers = 2, .heads = 2, .channels = 12, .context = T, .vocab = V});
         plug(m, ways[w], "low", 7, 3, true, false);
         draw_tokens(text, T, V);
@@ -1041,10 +1100,10 @@ static uint32_t hash_of_step(Way way)
 static void test_threads(void)
 {
     static const int threads[] = {1, 2, 3, 7};  // rising: threads that end would leave their scratch memory behind
-    uint32_t hash[4][NEUTRAL + 1];
+    uint32_t hash[4][CONTEXT + 1];
     begin("the same bits for 1, 2, 3 and 7 threads");
     for (int i = 0; i < 4; i++)
-        for (int w = FINETUNE; w <= NEUTRAL; w++) {
+        for (int w = FINETUNE; w <= CONTEXT; w++) {
             omp_set_num_threads(threads[i]);
             hash[i][w] = hash_of_step(ways[w]);
             expect(hash[i][w] == hash[0][w], "%s: %d threads compute something else", ways[w].method, threads[i]);
@@ -1070,12 +1129,12 @@ static Score evaluate_by_hand(const Model *m, const Tokens *from, size_t T)
             tokenizer_bytes(m->tokenizer, ids[t + 1], &length);
             s.bytes += length;
             for (size_t l = 0; l < m->dims.layers && m->n_extensions; l++, gates++)
-                s.gate += (double)residue_at(&a, 0, l).gate[t], s.closed += residue_at(&a, 0, l).gate[t] == 0;
+                s.gates[0].gate += (double)residue_at(m, &a, 0, l).gate[t], s.gates[0].closed += residue_at(m, &a, 0, l).gate[t] == 0;
         }
         activations_free(&a);
     }
     s.bpb = s.loss / log(2) / (double)s.bytes;
-    s.loss /= (double)s.tokens, s.gate /= (double)gates, s.closed /= (double)gates;
+    s.loss /= (double)s.tokens, s.gates[0].gate /= (double)gates, s.gates[0].closed /= (double)gates;
     return s;
 }
 
@@ -1091,13 +1150,12 @@ static void test_evaluate(void)
         if (extended) plug(m, ways[NEUTRAL], "low", 7, 0, true, false);
         for (size_t c = 0; c < COUNT_OF(counts); c++) {
             const Tokens from = {"", ids, counts[c]};
-            const Score got = evaluate(m, &from, T), right = evaluate_by_hand(m, &from, T);
+            const Score got = evaluate(m, &from, T, NULL), right = evaluate_by_hand(m, &from, T);
             compare_number(rounding, got.loss, right.loss, "loss");
             compare_number(rounding, got.bpb, right.bpb, "bits per byte");
             expect(got.tokens == from.count - 1 && got.bytes == right.bytes, "of %zu tokens %zu are predicted", from.count, got.tokens);
-            if (extended) compare_number(rounding, 1 + got.gate, 1 + right.gate, "gate");
-            if (extended) compare_number(rounding, 1 + got.closed, 1 + right.closed, "closed");
-            else expect(isnan(got.gate) && isnan(got.closed), "there are gates without an extension");
+            if (extended) compare_number(rounding, 1 + got.gates[0].gate, 1 + right.gates[0].gate, "gate");
+            if (extended) compare_number(rounding, 1 + got.gates[0].closed, 1 + right.gates[0].closed, "closed");
         }
     }
     model_free(m);
@@ -1123,6 +1181,13 @@ static const struct { const char *command, *words; } made[] = {
     {EVAL_OF("tuned"), "bits/byte"},
     {"./nr run --data $D/data -o $D/run --layers 1 --heads 2 --channels 16 --context 16 --pretrain-steps 5 --steps 5 > $D/table &&"
      " cat $D/run/results.csv", "\nneutral,"},
+    {EXTEND_TO("context.safetensors") "--method neutral --gate-from first --negatives fr", "context.safetensors written"},
+    {EVAL_OF("model") "-x $D/neutral.safetensors -x $D/context.safetensors && cat $D/kept", "closed_1,gate_2,closed_2\nen,val,"},
+    {"./nr run --data $D/data -o $D/chain --new fr,en --methods finetune,lora,neutral --layers 1 --heads 2 --channels 16 --context 16"
+     " --pretrain-steps 5 --steps 5 > $D/table && cat $D/chain/chain.csv", "\nneutral,1,en,fr,"},
+    {EVAL_OF("chain/backbone") "-x $D/chain/neutral-fr.safetensors -x $D/chain/neutral-en.safetensors", "bits/byte"},
+    {EVAL_OF("chain/lora-en"), "bits/byte"},
+    {"./nr gates -i $D/model -x $D/neutral.safetensors 'the dog' --data $D/data", "\nfr         1 "},
     {SAMPLE_OF "--seed 3 > $D/a && " SAMPLE_OF "--seed 3 > $D/b && cmp $D/a $D/b && cat $D/a", "the dog"},
     {SAMPLE_OF "--seed 4 > $D/b && ! cmp -s $D/a $D/b && cat $D/b", "the dog"},
     {SAMPLE_OF "--temperature 0 > $D/a && " SAMPLE_OF "--top-p 1e-9 > $D/b && cmp $D/a $D/b && cat $D/a", "the dog"},
@@ -1181,11 +1246,13 @@ static const struct { const char *command, *words; } refused[] = {
     {PRETRAIN_ON("data") "-o $D/out --steps 0", "--steps 0: expected a whole number from 1"},
     {PRETRAIN_ON("data") "-o $D/out --batch 1.5", "--batch 1.5: expected a whole number from 1"},
     {PRETRAIN_ON("data") "-o $D/out --heads 3", "3 heads do not divide 16 channels"},
-    {PRETRAIN_ON("data") "-o $D/kept/out", "kept: cannot be made a folder: a file is in its place"},
+    {PRETRAIN_ON("data") "-o $D/kept/out", "kept: is a file, not a folder"},
+    {PRETRAIN_ON("data") "-o ''", "--out: its value is empty"},
+    {PRETRAIN_ON("data") "-o $D/model --batch 65536 --context 1024 --heads 16 --layers 1024", "out of memory: activations of 1024 layers"},
     {PRETRAIN_ON("data"), "pretrain: -o FOLDER is missing"},
     {"./prepare_data.sh files en=$D/line.txt fr=$D/fr.txt -o $D/out", "has 1 line"},
     {"./prepare_data.sh files --lines en=$D/line.txt fr=$D/fr.txt -o $D/out", "has 1 line"},
-    {EXTEND_TO("kept/out"), "kept: cannot be made a folder: a file is in its place"},
+    {EXTEND_TO("kept/out"), "kept: is a file, not a folder"},
     {EXTEND_TO("kept") "--p 1.5", "--p 1.5: expected a number from 0 to 1"},
     {EXTEND_TO("kept") "--p -0.1", "--p -0.1: expected a number from 0 to 1"},
     {EXTEND_TO("kept") "--p nan", "--p nan: expected a number from 0 to 1"},
@@ -1205,11 +1272,22 @@ static const struct { const char *command, *words; } refused[] = {
     {"./nr fly", "fly: not a command, expected run, pretrain"},
     {EVAL_OF("none"), "none/config.json: No such file"},
     {EVAL_OF("other") "-x $D/neutral.safetensors", "neutral.safetensors: made for the backbone with fingerprint"},
+    {EVAL_OF("model") "-x $D/lora.safetensors", "lora.safetensors: trained on extensions"},
+    {EVAL_OF("model") "-x $D/adapter.safetensors -x $D/lora.safetensors", "lora.safetensors: trained on extensions"},
+    {EXTEND_TO("kept") "--method lora --gate-from first", "--gate-from"},
+    {EXTEND_TO("kept") "--method adapter --gate-from first", "--gate-from first: needs a --gate"},
+    {EXTEND_TO("kept") "--negatives en --p 0.6", "--p 0.6: at most 0.5 with --negatives"},
+    {EXTEND_TO("kept") "--negatives xx", "data/xx_train.bin: No such file"},
+    {"./nr gates -i $D/model 'the dog'", "gates: -x FILE is missing"},
+    {"./nr gates -i $D/model -x $D/lora.safetensors 'the dog'", "lora.safetensors: trained on extensions"},
+    {"./nr gates -i $D/model -x $D/adapter.safetensors 'the dog'", "adapter.safetensors: has no gates"},
+    {"./nr gates -i $D/model -x $D/neutral.safetensors 'the dog the dog the dog the dog the dog the dog'", "the model's context 16"},
     {EVAL_OF("model") "-x $D/model/model.safetensors", "model.safetensors: its metadata has no \"backbone\""},
     {EVAL_OF("model") "-x $D/strange.safetensors", "strange.safetensors: its metadata has no \"backbone\""},
     {EVAL_OF("model") "-x $D/cut.safetensors", "cut.safetensors: "},
     {EVAL_OF("model") "-x $D/flipped.safetensors", "flipped.safetensors: damaged"},
     {EVAL_OF("model") "-x $D/ids.safetensors", "ids.safetensors: "},
+    {EVAL_OF("model") "-x $D/model", "model: is a folder, not a file"},
     {EVAL_OF("model") "-x $D/line.txt", "line.txt: says its header has"},
     {EVAL_OF("model") "-x $D/short.safetensors", "short.safetensors: says its header has 1048576 bytes"},
     {EVAL_OF("model") "-x $D/long.safetensors", "long.safetensors: says its header has 18446744073709551611 bytes"},
@@ -1252,12 +1330,14 @@ static const struct { const char *file, *script, *words; } edited[] = {
     {"config.json", "s/_head\": 2/_head\": 0/", "config.json: \"n_head\" is missing or not a whole number"},
     {"config.json", "s/_head\": 2/_head\": 2, \"n_inner\": 63/", "config.json: \"n_inner\" is 63, but nr computes with 4 n_embd"},
     {"config.json", "s/_embd\": 16/_embd\": 18/", "model.safetensors: wte.weight: side 1 of its shape is 16, expected 18"},
+    {"config.json", "s/_layer\": 2/_layer\": 256/; s/_embd\": 16/_embd\": 1024/", "wte.weight: side 1 of its shape is 16, expected 1024"},
     {"config.json", "s/b_size\": /b_size\": 1/", "config.json: \"vocab_size\" is 1"},
     {"vocab.json", "s/{/{{/", "vocab.json: JSON: expected '\"' at byte 1, found '{'"},
     {"vocab.json", "s/: 7,/: 8,/", "vocab.json: id 8 is both"},
     {"merges.txt", "2s/$/?/", "merges.txt: line 2: "},
     {"merges.txt", "2s/ //", "merges.txt: line 2: expected two tokens and a space between"},
     {"merges.txt", "2d", "merges.txt: "},
+    {"merges.txt", "$p", "merges.txt: more than "},
 };
 
 static void make_damaged(void)
@@ -1408,6 +1488,8 @@ int main(int argc, char **argv)
     test_reference();
     test_frozen();
     test_loader();
+    test_negatives();
+    test_merge();
     test_adamw();
     test_overfit();
     test_words();

@@ -894,6 +894,8 @@ static Tokenizer *tokenizer_load(const char *folder) {
     if (strncmp(text, "#version", 8)) die("%s: line 1: expected \"#version: 0.2\"", merges_path);
     while ((line = memchr(line, '\n', (size_t)(end - line))) && ++line < end) {
         const char *stop = memchr(line, '\n', (size_t)(end - line));
+        if (t->size == names.count)
+            die("%s: more than %d merges, for the %d tokens of vocab.json", merges_path, t->merges.count, names.count);
         read_merge(t, &names, merges_path, line, (size_t)((stop ? stop : end) - line));
         check_name(t, t->size - 2, &names, vocab_path);
     }

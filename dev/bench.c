@@ -257,7 +257,7 @@ static Trainer *trainer_new(Model *m, const char *name)
     t->m = m;
     if (method->sets != SET_BACKBONE) {
         m->n_unseen = name[length] ? NEW_ROWS : 0;
-        t->x = extension_new(m, method, false);
+        t->x = extension_new(m, method, false, NULL);
     }
     t->w = t->x ? &t->x->w : &m->w;
     t->dims = t->x ? &t->x->dims : &m->dims;

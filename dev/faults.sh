@@ -253,11 +253,11 @@ places() {
         {
             refused 'locked: cannot be written: Permission denied' $as $extend -o locked/x
             refused 'locked: cannot be written: Permission denied' $as $extend -o locked/other
-            refused 'locked/new: cannot be made a folder: Permission denied' $as $extend -o locked/new/x
-            refused 'locked/new: cannot be made a folder: Permission denied' $as $pretrain -o locked/new
+            refused 'locked/new: cannot be created: Permission denied' $as $extend -o locked/new/x
+            refused 'locked/new: cannot be created: Permission denied' $as $pretrain -o locked/new
             refused 'locked/base: cannot be written: Permission denied' $as $pretrain -o locked/base
             refused 'locked/base: cannot be written: Permission denied' $as $extend --method finetune -o locked/base
-            refused 'locked/new: cannot be made a folder: Permission denied' $as ${run% -o *} -o locked/new
+            refused 'locked/new: cannot be created: Permission denied' $as ${run% -o *} -o locked/new
             refused 'locked: cannot be written: Permission denied' $as ./nr eval -i base --data data --csv locked/csv
             refused 'locked/t: cannot be created: Permission denied' $as ./tokenizer train -v 257 -o locked/t one.txt
             refused 'locked/ids: cannot be written: Permission denied' $as ./tokenizer encode -m data -o locked/ids one.txt
@@ -268,10 +268,10 @@ places() {
     fi
     # shellcheck disable=SC2086
     {
-        refused 'x: cannot be made a folder: a file is in its place' $extend -o x/y
-        refused 'x: cannot be made a folder: a file is in its place' $pretrain -o x
-        refused 'x: cannot be made a folder: a file is in its place' ${run% -o *} -o x/y/z
-        refused '/proc/nr: cannot be made a folder' $pretrain -o /proc/nr
+        refused 'x: is a file, not a folder' $extend -o x/y
+        refused 'x: is a file, not a folder' $pretrain -o x
+        refused 'x: is a file, not a folder' ${run% -o *} -o x/y/z
+        refused '/proc/nr: cannot be created' $pretrain -o /proc/nr
         refused 'base: is not a plain file' $extend -o base
         refused '/dev/full: is not a plain file' $extend -o /dev/full
         refused 'base: is not a plain file' ./nr eval -i base --data data --csv base

@@ -32,8 +32,8 @@ class Neutral(torch.nn.Module):
         backbone = {name.replace("transformer.", ""): t.cpu() for name, t in model.state_dict().items()}
         if self.about["backbone"] != fingerprint(backbone, model.config.to_dict()):
             sys.exit(f"{file} belongs to another backbone, {self.about['backbone']}")
-        if self.about["method"] == "lora":
-            sys.exit(f"{file} is a LoRA, not an adapter")
+        if self.about["method"] == "lora" or self.about["gate_from"] == "first":
+            sys.exit(f"{file} is a LoRA, or its gate reads a context: only adapters with the paper's gate are read here")
         slot = torch.full((model.config.vocab_size,), -1)                  # token -> its new row, or -1
         ids = torch.tensor(tensors.pop("wte.ids", np.empty(0)).astype(np.int64))
         slot[ids] = torch.arange(len(ids))

@@ -23,7 +23,7 @@ o[i] = o[i] * r * w[i] + b[i]; => o[i] = o[i] * r * w[i] - b[i];
 r * (g[i] - mean_g - z[i] * mean_gz); => r * (g[i] + mean_g - z[i] * mean_gz);
 r * (g[i] - mean_g - z[i] * mean_gz); => r * (g[i] - mean_g - mean_gz);
 r * (g[i] - mean_g - z[i] * mean_gz); => g[i] - mean_g - z[i] * mean_gz;
-dw[j] += dout[t * C + j] * (x[t * C + j] - mean[t]) * rstd[t]; => dw[j] += dout[t * C + j] * (x[t * C + j] - mean[t]);
+dw[j] += dout[t * C + j] * (x[t * C + j] - stats[2 * t]) * stats[2 * t + 1]; => dw[j] += dout[t * C + j] * (x[t * C + j] - stats[2 * t]);
 db[j] += dout[t * C + j]; => db[j] -= dout[t * C + j];
 x[i] * sigmoid(GELU_2K * (x[i] + GELU_A => x[i] * sigmoid(GELU_2K * (x[i] - GELU_A
 (1 + 3 * GELU_A * square) => (1 + 2 * GELU_A * square)
@@ -42,13 +42,13 @@ dwte[(size_t)row * C + i] += dx[t * C + i]; => dwte[(size_t)row * C + i] = dx[t 
 dwpe[t % T * C + i] += dx[t * C + i]; => dwpe[t % T * C + i] = dx[t * C + i];
 if (targets[t] >= 0) p[targets[t]] -= scale; => if (targets[t] >= 0) p[targets[t]] += scale;
 const real keep = targets[t] < 0 ? 0 : scale; => const real keep = scale;
-const real scale = 1 / (real)count; => const real scale = 1 / (real)n + 0 * (real)count;
+const real scale = count ? 1 / (real)count : 0; => const real scale = count ? 1 / (real)n : 0;
 hidden[i] = wg_u[i] * sigmoid(wg_u[i]) * wi_u[i]; => hidden[i] = wg_u[i] * sigmoid(wi_u[i]) * wi_u[i];
 dwg[i] = d * wi_u[i] * (s + x * s * (1 - s)); => dwg[i] = d * wi_u[i] * (s - x * s * (1 - s));
 dwi[i] = d * x * s; => dwi[i] = d * s;
 x[t * C + i] += g * a[i]; => x[t * C + i] += a[i];
-r.local[t] = local == LOCAL_L1 ? g * size / (real)C => r.local[t] = local == LOCAL_L1 ? size / (real)C
-- (old[t] ? 0 : z) : 0; => - (old[t] ? z : 0) : 0;
+: g * size / (real)C; => : size / (real)C;
+- (old[t] ? 0 : z) : => - (old[t] ? z : 0) :
 penalty = local == LOCAL_L1 && old[t] && g > 0 ? weight : 0; => penalty = local == LOCAL_L1 && g > 0 ? weight : 0;
 dr[i] = dx[i] + penalty * => dr[i] = dx[i] - penalty *
 for (size_t i = 0; i < C; i++) dr[i] *= g; => for (size_t i = 0; i < C; i++) dr[i] *= 1;
@@ -56,9 +56,15 @@ for (size_t i = 0; i < C; i++) dr[i] *= g; => for (size_t i = 0; i < C; i++) dr[
 dg * g * (1 - g) : 0; => dg * g : 0;
 weight * (g - (old[t] ? 0 : 1)); => weight * (g - (old[t] ? 1 : 0));
 linear_backward(du, d.wg, NULL, dwg_u, u, w.wg, du, n, C, H); => linear_backward(du, d.wg, NULL, dwg_u, u, w.wi, du, n, C, H);
-d.gate_b[0] = total(n, dscore); => d.gate_b[0] = total(n - 1, dscore);
-du[t * C + i] += dscore[t] * w.gate_w[i]; => du[t * C + i] -= dscore[t] * w.gate_w[i];
-d.gate_w[i] += dscore[t] * u[t * C + i]; => d.gate_w[i] += u[t * C + i];
+dscore, r.from, w.gate_w, dfrom, n, G, 1); => dscore, r.from, w.gate_w, NULL, n, G, 1);
+dscore, r.from, w.gate_w, dfrom, n, G, 1); => dscore, u, w.gate_w, dfrom, n, G, 1);
+linear_backward(dfrom, d.gate_w, d.gate_b, dscore, => linear_backward(dfrom, d.gate_w, NULL, dscore,
+mean[i] = before[i] + (ut[i] - before[i]) / count; => mean[i] = before[i] + (ut[i] + before[i]) / count;
+dmean[i] = dmean[i] / (real)(t + 1) + => dmean[i] = dmean[i] / (real)(t + 2) +
+du[(b * T + t) * C + i] += d[i] + dmean[i]; => du[(b * T + t) * C + i] += d[i];
+if (l == 0 && context) context_backward => if (l == 1 && context) context_backward
+if (context) memset(a->dcontext.at, => if (count == 0) memset(a->dcontext.at,
+plain(tensor(&x->w, linears[k].lora_b, l), O), => plain(tensor(&x->w, linears[k].lora_b, 0), O),
 linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O); => linear_backward(dlow, NULL, NULL, dout, low, b, NULL, n, R, O);
 linear_backward(dx, da, NULL, dlow, x, a, dx, n, I, R); => linear_backward(dx, da, NULL, dlow, x, a, NULL, n, I, R);
 return count ? 1 / ((double)m->dims.layers * (double)count) : 0; => return count ? 1 / (double)count : 0;
