@@ -2601,7 +2601,7 @@ static void print_chain(const Result *results, size_t count, const Tokens *files
 
 // The table, 80 columns: losses, and their change against the backbone, which is the first line.
 static void print_table(const Result *r, size_t count) {
-    printf("\n%-8s %9s | %-20.20s | %-20.20s | gate    shut%%\n", "", "", opt.old, opt.new);
+    printf("\n%-8s %9s | %-20.20s | %-20.20s | gate    closed%%\n", "", "", opt.old, opt.new);
     printf("%-8s %9s |  nats  change bits/B |  nats  change bits/B |", "method", "trained");
     printf(" %-3.3s %-3.3s %-2.2s %-2.2s\n", opt.old, opt.new, opt.old, opt.new);
     for (size_t i = 0; i < count; i++) {
