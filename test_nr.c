@@ -1192,6 +1192,7 @@ static const struct { const char *command, *words; } made[] = {
     {SAMPLE_OF "--seed 4 > $D/b && ! cmp -s $D/a $D/b && cat $D/b", "the dog"},
     {SAMPLE_OF "--temperature 0 > $D/a && " SAMPLE_OF "--top-p 1e-9 > $D/b && cmp $D/a $D/b && cat $D/a", "the dog"},
     {"./tokenizer decode -m $D/data $D/data/fr_train.bin | cmp - $D/fr.txt && echo as it was", "as it was"},
+    {"seq 2000 | ./tokenizer train -v 999 -o $D/numbers - && seq 1995 2000 | ./tokenizer encode -m $D/numbers - | wc -l", "1\n"},
 };
 
 // Files that are not what they seem: of tokens, `start` and the ids, all of one byte; of safetensors, a header, its length (0: as
@@ -1270,6 +1271,12 @@ static const struct { const char *command, *words; } refused[] = {
     {EXTEND_TO("kept") "--steps", "--steps: a value is missing"},
     {"./nr run --data $D/data -o $D/out --methods neutral,magic", "method magic: not known, expected naive, finetune"},
     {"./nr fly", "fly: not a command, expected run, pretrain"},
+    {"./tokenizer train -v 5 -o $D/out $D/en.txt", "--vocab 5: expected a whole number from 257 to 65535"},
+    {"./tokenizer train -v 300 $D/en.txt", "train: expected --output; --help"},
+    {"./tokenizer encode -m", "-m: expected a value behind it"},
+    {"./tokenizer decode -m $D/data -o $D/out $D/line.txt", "decode has no option -o; --help"},
+    {"./tokenizer decode -m $D/data $D/line.txt", "line.txt: is not a file of tokens"},
+    {"./tokenizer decode -m $D/data $D/data/others_train.bin", "others_train.bin: was made with another vocabulary than that of"},
     {EVAL_OF("none"), "none/config.json: No such file"},
     {EVAL_OF("other") "-x $D/neutral.safetensors", "neutral.safetensors: made for the backbone with fingerprint"},
     {EVAL_OF("model") "-x $D/lora.safetensors", "lora.safetensors: trained on extensions"},
@@ -1445,16 +1452,19 @@ static void test_resume(void)
         {"pretrained", PRETRAIN_ON("data") "-o $D/"},
         {"neutral.st", EXTEND_TO("") "--method neutral -o $D/"},
         {"lora.st", EXTEND_TO("") "--method lora -x $D/neutral.safetensors -o $D/"},
+        {"adapter.st", EXTEND_TO("") "--method adapter -o $D/"},
+        {"naive", EXTEND_TO("") "--method naive -o $D/"},
         {"finetuned", EXTEND_TO("") "--method finetune -o $D/"}};
-    begin("interrupted and resumed: the same bits");
+    begin("interrupted on two or three threads and resumed on seven: the same bits as on one");
     for (size_t i = 0; i < COUNT_OF(runs); i++) {
         char command[4][512], state[600];
         int status, tries = 0;
         const char *name = runs[i].name;
         snprintf(state, sizeof state, "%s/part/%s.state", folder, name);
-        snprintf(command[0], sizeof *command, "%swhole/%s --steps 60", runs[i].command, name);
-        snprintf(command[1], sizeof *command, "exec %spart/%s --steps 60 --save-every 1 >/dev/null 2>&1", runs[i].command, name);
-        snprintf(command[2], sizeof *command, "%spart/%s --steps 60 --resume", runs[i].command, name);
+        snprintf(command[0], sizeof *command, "%swhole/%s --steps 60 --threads 1", runs[i].command, name);
+        snprintf(command[1], sizeof *command, "exec %spart/%s --steps 60 --threads %zu --save-every 1 >/dev/null 2>&1", runs[i].command,
+                 name, 2 + i % 2);
+        snprintf(command[2], sizeof *command, "%spart/%s --steps 60 --threads 7 --resume", runs[i].command, name);
         snprintf(command[3], sizeof *command, "%spart/%s --steps 60 --resume --lr 0.004", runs[i].command, name);
         const char *said = shell(command[0], 2, &status);
         expect(status == 0, "%s\n        exits with %d: %s", command[0], status, said);
