@@ -1887,12 +1887,16 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
     const Tensors *w = x ? &x->w : &m->w;
     const Dims *d = x ? &x->dims : &m->dims;
     const int sets = x ? x->sets : SET_BACKBONE;
-    Tensors grad = tensors_allocate(sets, d), m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
-    Activations a = activations_allocate(m, B, T, B * T, &grad, false);
-    int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
+    Tensors grad = tensors_allocate(sets, d);
+    Activations a = {0};
+    activations_lay_out(&a, m, B, T, B * T, &grad, false);  // its size, to be said before memory is asked for it
     printf("%-9s trains %zu parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, w->size, r->steps, B, T, r->lr);
     printf("%-9s %.1f MB of gradients and moments, %.1f of activations\n", "", 3e-6 * (double)(w->size * sizeof(real)),
            1e-6 * (double)(a.size * sizeof(real)));
+    fflush(stdout);
+    Tensors m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
+    a = activations_allocate(m, B, T, B * T, &grad, false);
+    int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
 
     char settings[512];
     settings_write(settings, label, m, x, r, loader);
