@@ -43,10 +43,9 @@ weight is used once a step, and adds to the gradient of the residual stream.
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <tgmath.h>
-#undef I  // complex.h's, which tgmath.h includes
 #include <time.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -120,6 +119,11 @@ static inline real exponential(real x) {
     low.bits = (uint32_t)((power >> 1) + 127) << 23;
     high.bits = (uint32_t)(power - (power >> 1) + 127) << 23;
     return (real)(e * low.value * high.value);
+}
+
+// In float's own width, which sqrt is not: loops with it are vectorised.
+static inline real square_root(real x) {
+    return sizeof(real) == sizeof(float) ? (real)sqrtf((float)x) : (real)sqrt((double)x);
 }
 
 static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
@@ -370,7 +374,7 @@ static void layernorm_forward(real *out, real *stats, const real *x, const real 
         const real *xt = x + t * C;
         real *o = out + t * C, m = total(C, xt) / (real)C;
         for (size_t i = 0; i < C; i++) o[i] = xt[i] - m;
-        const real r = 1 / sqrt(dot(C, o, o) / (real)C + (real)1e-5);
+        const real r = 1 / square_root(dot(C, o, o) / (real)C + (real)1e-5);
         for (size_t i = 0; i < C; i++) o[i] = o[i] * r * w[i] + b[i];
         stats[2 * t] = m, stats[2 * t + 1] = r;
     }
@@ -584,9 +588,10 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w,
         real size = 0;
         for (size_t i = 0; i < C; i++) x[t * C + i] += g * a[i];
         if (local != LOCAL_CE)
-            for (size_t i = 0; i < C; i++) size += fabs(a[i]);
+            for (size_t i = 0; i < C; i++) size += (real)fabs((double)a[i]);
         r.gate[t] = g;
-        r.local[t] = local == LOCAL_CE ? log1p(exp(-fabs(z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z) : g * size / (real)C;
+        r.local[t] = local == LOCAL_CE ? (real)log1p(exp(-fabs((double)z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z)
+                   : g * size / (real)C;
     }
 }
 
@@ -1257,7 +1262,7 @@ static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, c
             const real gi = gt[i] * scale;
             mt[i] = b1 * mt[i] + (1 - b1) * gi;
             vt[i] = b2 * vt[i] + (1 - b2) * gi * gi;
-            wt[i] = wt[i] * keep - rate * mt[i] / (sqrt(vt[i] * correction) + epsilon);
+            wt[i] = wt[i] * keep - rate * mt[i] / (square_root(vt[i] * correction) + epsilon);
         }
     }
     return norm;

@@ -1463,8 +1463,8 @@ static void test_resume(void)
         snprintf(state, sizeof state, "%s/part/%s.state", folder, name);
         snprintf(command[0], sizeof *command, "%swhole/%s --steps 60 --threads 1", runs[i].command, name);
         snprintf(command[1], sizeof *command, "exec %spart/%s --steps 60 --threads %zu --save-every 1 >/dev/null 2>&1", runs[i].command,
-                 name, 2 + i % 2);
-        snprintf(command[2], sizeof *command, "%spart/%s --steps 60 --threads 7 --resume", runs[i].command, name);
+                 name, OPENMP ? 2 + i % 2 : 1);
+        snprintf(command[2], sizeof *command, "%spart/%s --steps 60 --threads %d --resume", runs[i].command, name, OPENMP ? 7 : 1);
         snprintf(command[3], sizeof *command, "%spart/%s --steps 60 --resume --lr 0.004", runs[i].command, name);
         const char *said = shell(command[0], 2, &status);
         expect(status == 0, "%s\n        exits with %d: %s", command[0], status, said);

@@ -560,6 +560,8 @@ finetune --method naive
 neutral --alpha 2
 neutral --gate sigmoid
 neutral --gate none
+neutral --gate-from first
+neutral --negatives en
 neutral --local none
 neutral --init he
 neutral --hidden 15
@@ -569,7 +571,7 @@ lora --rank 2
 lora -x x
 END
         # shellcheck disable=SC2086  # what decides nothing may differ
-        timeout -s INT 0.3 $c --resume --threads 2 --save-every 7 >out 2>err
+        timeout -s INT 0.3 $c --resume --threads 1 --save-every 7 >out 2>err
         grep -q 'goes on from step' out || wrong "$c: does not go on under the same settings"
         # shellcheck disable=SC2086
         [ $method != neutral ] || {
