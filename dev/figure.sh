@@ -12,11 +12,12 @@ function y(loss) { return top + (y_high - loss) / (y_high - y_low) * height }
 function least(a, b) { return a < b ? a : b }
 function most(a, b) { return a > b ? a : b }
 
-# A step for the marks of an axis that is `span` long: 1, 2 or 5 times a power of ten, five to ten of them.
+# A step for the marks of an axis that is `span` long: 1, 2 or 5 times a power of ten, four to ten of them.
 function step(span,   s) {
     for (s = 1; s * 4 > span; s /= 10) {}
-    return s * 10 * 4 < span ? s * 10 : s * 5 * 4 < span ? s * 5 : s * 2 * 4 < span ? s * 2 : s
+    return s * 5 * 4 <= span ? s * 5 : s * 2 * 4 <= span ? s * 2 : s
 }
+function mark(loss, step) { return sprintf(step < 0.1 ? "%.2f" : "%.1f", loss) }
 
 # What labels must keep away from: points along the curves, and boxes.
 function dot(px, py) { dots++; dot_x[dots] = px; dot_y[dots] = py }
@@ -117,12 +118,12 @@ END {
     s = step(x_high - x_low)
     for (i = int(x_low / s) + 1; i * s <= x_high; i++) {
         segment("mark", x(i * s), top, x(i * s), top + height)
-        text("quiet", x(i * s), top + height + 18, "middle", sprintf("%.1f", i * s))
+        text("quiet", x(i * s), top + height + 18, "middle", mark(i * s, s))
     }
     s = step(y_high - y_low)
     for (i = int(y_low / s) + 1; i * s <= y_high; i++) {
         segment("mark", left, y(i * s), left + width, y(i * s))
-        text("quiet", left - 8, y(i * s) + 4, "end", sprintf("%.1f", i * s))
+        text("quiet", left - 8, y(i * s) + 4, "end", mark(i * s, s))
     }
     text("", left + width / 2, top + height + 42, "middle", "French loss, the language learnt (nats per token)")
     print "<text x=\"0\" y=\"0\" text-anchor=\"middle\" transform=\"translate(20 " top + height / 2 ") rotate(-90)\">" \

@@ -27,14 +27,10 @@ grid() {
     for method in finetune lora adapter neutral; do for lr in $rates; do echo "grid $method $lr 1"; done; done
 }
 
-three_seeds() { # WHAT METHOD OPTIONS
-    lr=$(best "$2")
-    for seed in $seeds; do echo "$1 $2 $lr $seed $3"; done
-}
-
-best_and_ablations() {
-    for method in naive finetune lora adapter neutral; do three_seeds best $method ''; done
-    while read -r name method options; do three_seeds "ablation:$name" "$method" "$options"; done <<END
+best_and_ablations() { # seed by seed: stopped early, there is a line of each
+    for seed in $seeds; do
+        for method in naive finetune lora adapter neutral; do echo "best $method $(best $method) $seed"; done
+        while read -r name method options; do echo "ablation:$name $method $(best "$method") $seed $options"; done <<END
 no-gate          neutral  --gate none
 no-gate-no-l1    neutral  --gate none --local none
 sigmoid-ce       neutral  --gate sigmoid --local ce
@@ -60,6 +56,7 @@ p-0              adapter  --p 0
 p-0.01           adapter  --p 0.01
 p-0.5            adapter  --p 0.5
 END
+    done
 }
 
 best() { # METHOD: its rate. Of each file the first line, val
