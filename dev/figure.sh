@@ -1,7 +1,7 @@
 #!/bin/sh
-# dev/figure.sh [CSV]: draws what dev/results.sh found (dev/results.csv, or another file of its making) as an SVG on standard output:
-# a curve a method over the learning rates, loss on the old language against loss on the new one. `make figure` keeps it in
-# dev/figure.svg. Losses are of the test split: the rates were chosen on val.
+# dev/figure.sh [CSV]: draws what dev/results.sh found (dev/results.csv, or another file of its making), as an SVG on standard
+# output: loss on the old language against loss on the new one, a curve a method over its learning rates. `make figure` puts it
+# into dev/figure.svg. Losses are of the test split: the rates were chosen on val.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -17,7 +17,7 @@ function step(span,   s) {
     for (s = 1; s * 4 > span; s /= 10) {}
     return s * 5 * 4 <= span ? s * 5 : s * 2 * 4 <= span ? s * 2 : s
 }
-function mark(loss, step) { return sprintf(step < 0.1 ? "%.2f" : "%.1f", loss) }
+function mark(loss, s) { return sprintf(s < 0.1 ? "%.2f" : "%.1f", loss) }
 
 # What labels must keep away from: points along the curves, and boxes.
 function dot(px, py) { dots++; dot_x[dots] = px; dot_y[dots] = py }
@@ -62,7 +62,7 @@ function marker(m, class, px, py, r) {
     printf "<path class=\"%s %s\" d=\"M%.1f %.1f", m, class, px, py
     if (m == "finetune") printf "m%.1f %.1fh%.1fv%.1fh%.1fz\"/>\n", -r * 0.9, -r * 0.9, r * 1.8, r * 1.8, -r * 1.8
     else if (m == "lora") printf "m0 %.1fl%.1f %.1fh%.1fz\"/>\n", -r * 1.2, r * 1.15, r * 2, -r * 2.3
-    else if (m == "adapter") printf "m0 %.1fl%.1f %.1fl%.1f %.1fl%.1f %.1fz\"/>\n", -r * 1.25, r * 1.25, r * 1.25, -r * 1.25, r * 1.25, -r * 1.25, -r * 1.25
+    else if (m == "adapter") { r *= 1.25; printf "m0 %.1fl%.1f %.1fl%.1f %.1fl%.1f %.1fz\"/>\n", -r, r, r, -r, r, -r, -r }
     else printf "m%.1f 0a%.1f %.1f 0 1 0 %.1f 0a%.1f %.1f 0 1 0 %.1f 0z\"/>\n", -r, r, r, 2 * r, r, r, -2 * r
 }
 
@@ -82,7 +82,8 @@ $1 == "best" {
 END {
     left = 64; top = 34; width = 636; height = 388
     methods = split("finetune lora adapter neutral", method, " ")
-    label["finetune"] = "finetuning"; label["lora"] = "LoRA"; label["adapter"] = "adapters"; label["neutral"] = "neutral residues"
+    label["finetune"] = "finetuning"; label["lora"] = "LoRA"
+    label["adapter"] = "adapters"; label["neutral"] = "neutral residues"
     x_low = x_high = naive_new; y_high = base_old
     for (j = 1; j <= methods; j++) for (i = 1; i <= n[m = method[j]]; i++) {
         x_low = least(x_low, new[m, i]); x_high = most(x_high, new[m, i]); y_high = most(y_high, old[m, i])
@@ -93,8 +94,8 @@ END {
     print "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 480\" width=\"720\" height=\"480\" role=\"img\"" \
         " aria-labelledby=\"title desc\">"
     print "<title id=\"title\">What a language costs: English loss against French loss, by method and learning rate</title>"
-    printf "<desc id=\"desc\">The backbone has an English loss of %.2f nats per token and a French loss of %.2f. Extended to French," \
-        " English and French losses are, at the best learning rate of each method: ", base_old, base_new
+    printf "<desc id=\"desc\">The backbone has an English loss of %.2f nats per token and a French loss of %.2f." \
+        " Extended to French, English and French losses are, at the best learning rate of each method: ", base_old, base_new
     for (j = 1; j <= methods; j++) for (i = 1; i <= n[m = method[j]]; i++)
         if ((m, rate[m, i]) in chosen) printf "%s %.2f and %.2f%s", label[m], old[m, i], new[m, i], (j < methods ? "; " : ".")
     print "</desc>"
@@ -103,14 +104,16 @@ END {
     print "path { fill: none; stroke-width: 1.6 } .paper, .point { fill: #ffffff } .mark { stroke: #d1d9e0; stroke-width: 1 }"
     print ".base { stroke: #1f2328 } .name { font-size: 14px; font-weight: 600 } .curve { stroke-width: 2 }"
     print ".finetune { stroke: #d55e00 } .lora { stroke: #cc79a7 } .adapter { stroke: #009e73 } .neutral { stroke: #0072b2 }"
-    print ".finetune.best { fill: #d55e00 } .lora.best { fill: #cc79a7 } .adapter.best { fill: #009e73 } .neutral.best { fill: #0072b2 }"
-    print ".finetune.curve { stroke-dasharray: 9 3 } .lora.curve { stroke-dasharray: 2 3 } .adapter.curve { stroke-dasharray: 9 3 2 3 }"
-    print ".neutral.curve { stroke-width: 3 } text.finetune, text.lora, text.adapter, text.neutral { stroke: none }"
-    print "text.finetune { fill: #a84a00 } text.lora { fill: #a04a78 } text.adapter { fill: #007656 } text.neutral { fill: #0067a1 }"
+    print ".best.finetune { fill: #d55e00 } .best.lora { fill: #cc79a7 } .best.adapter { fill: #009e73 }"
+    print ".best.neutral { fill: #0072b2 } .curve.neutral { stroke-width: 3 } .curve.finetune { stroke-dasharray: 9 3 }"
+    print ".curve.lora { stroke-dasharray: 2 3 } .curve.adapter { stroke-dasharray: 9 3 2 3 }"
+    print "text { stroke: none !important } text.finetune { fill: #a84a00 } text.lora { fill: #a04a78 }"
+    print "text.adapter { fill: #007656 } text.neutral { fill: #0067a1 }"
     print "@media (prefers-color-scheme: dark) {"
     print "text { fill: #e6edf3 } .quiet { fill: #9198a1 } .paper, .point { fill: #0d1117 } .mark { stroke: #2d333b }"
-    print ".base { stroke: #e6edf3 } .neutral { stroke: #56b4e9 } .neutral.best { fill: #56b4e9 }"
-    print "text.finetune { fill: #f08a3c } text.lora { fill: #dd9dc0 } text.adapter { fill: #2fbf95 } text.neutral { fill: #56b4e9 }"
+    print ".base { stroke: #e6edf3 } .neutral { stroke: #56b4e9 } .best.neutral { fill: #56b4e9 }"
+    print "text.finetune { fill: #f08a3c } text.lora { fill: #dd9dc0 }"
+    print "text.adapter { fill: #2fbf95 } text.neutral { fill: #56b4e9 }"
     print "}"
     print "</style>"
     print "<rect class=\"paper\" width=\"720\" height=\"480\" rx=\"6\"/>"
@@ -134,7 +137,8 @@ END {
     text("", left + width - 6, y(base_old) + 17, "end", sprintf("... and French %.2f &#8594;", base_new))
     text("finetune", x(naive_new), top + 16, "start", sprintf("&#8593; finetuning without English text: %.2f", naive_old))
     box(x(naive_new), top, 260, 20)
-    text("", left, top - 14, "start", "A point a learning rate, 5e-4 to 2e-2. Filled: the best of them, with three seeds&#8217; range. Better is lower left.")
+    text("", left, top - 14, "start", sprintf("A point a learning rate, %s to %s; filled: the best, with the range of" \
+        " %d seeds. Better is lower left.", rate["neutral", 1], rate["neutral", n["neutral"]], seeds["neutral"]))
     for (j = 1; j <= methods; j++) {
         m = method[j]
         printf "<path class=\"%s curve\" d=\"", m
@@ -148,15 +152,15 @@ END {
     }
     for (j = 1; j <= methods; j++) for (i = 1; i <= n[m = method[j]]; i++) if (!((m, rate[m, i]) in chosen))
         marker(m, "point", x(new[m, i]), y(old[m, i]), 4)
-    for (j = 1; j <= methods; j++) for (i = 1; i <= n[m = method[j]]; i++) if ((m, rate[m, i]) in chosen)
-    {
+    for (j = 1; j <= methods; j++) for (i = 1; i <= n[m = method[j]]; i++) if ((m, rate[m, i]) in chosen) {
         segment(m, x(new_least[m]), y(old[m, i]), x(new_most[m]), y(old[m, i]))
         segment(m, x(new[m, i]), y(old_least[m]), x(new[m, i]), y(old_most[m]))
         marker(m, "best", x(new[m, i]), y(old[m, i]), 6)
     }
 
     # The rates of the ends and of the best go to their points, then the names anywhere along their curve.
-    for (j = 1; j <= methods; j++) for (i = 1; i <= n[m = method[j]]; i++) if (i == 1 || i == n[m] || (m, rate[m, i]) in chosen) {
+    for (j = 1; j <= methods; j++) for (i = 1; i <= n[m = method[j]]; i++) {
+        if (i > 1 && i < n[m] && !((m, rate[m, i]) in chosen)) continue
         near_x[1] = x(new[m, i]); near_y[1] = y(old[m, i])
         place(1, 30, 13)
         text(m, at_x + 1, at_y, "start", rate[m, i])
@@ -164,8 +168,8 @@ END {
     for (j = 1; j <= methods; j++) {
         m = method[j]
         for (i = 1; i <= n[m]; i++) { near_x[i] = x(new[m, i]); near_y[i] = y(old[m, i]) }
-        place(n[m], 8 * length(label[m]) + 8, 17)
-        text(m " name", at_x + 4, at_y, "start", label[m])
+        place(n[m], 8 * length(label[m]) + 16, 17)
+        text(m " name", at_x + 8, at_y, "start", label[m])
     }
     print "</svg>"
 }' "${1:-dev/results.csv}"

@@ -1,11 +1,11 @@
 #!/bin/sh
 # dev/results.sh: trains, evaluates and prints every figure of README.md that is about real text, and writes them to
-# dev/results.csv. Stop it and start it again as you like: what is finished is in $OUT and is not computed again (a changed recipe
-# or nr.c therefore needs another OUT). About 40 minutes on two cores.
+# dev/results.csv. Stop it and start it again as you like: what is finished is in $OUT and is not computed again (a changed
+# recipe or nr.c therefore needs another OUT). About 40 minutes on two cores.
 # dev/results.sh table: prints dev/results.csv.
 #
-#   grid      every method at six learning rates, seed 1. Its best rate is the one whose old and new losses on val have the least
-#             sum; within 0.01 of that, the one that forgets least.
+#   grid      every method at six learning rates, seed 1. Its best rate is the one whose old and new losses on val have the
+#             least sum; within 0.01 of that, the one that forgets least
 #   best      every method at its best rate, three seeds, each with a backbone of its own
 #   ablation  neutral, or the method named, at its best rate with one thing changed, three seeds
 set -eu
@@ -151,7 +151,7 @@ collect() { # LIST...: its lines of results.csv; the backbones come first
         { $7 = $7 "," sprintf("%.6f", $6 - base[$4, $5]); print }'
 }
 
-# 80 columns: means over the seeds, least and greatest value; *: the rate at which a method goes on. What a name lacks is neutral.
+# 80 columns: means over the seeds, least and greatest value; *: a method's best rate. A name without a method is neutral's.
 table() {
     awk -F, -v rates="$rates" '
     function mean(list,   v, n, i, s) { n = split(list, v, " "); for (i = 1; i <= n; i++) s += v[i]; return s / n }
