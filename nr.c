@@ -590,8 +590,8 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w,
         if (local != LOCAL_CE)
             for (size_t i = 0; i < C; i++) size += (real)fabs((double)a[i]);
         r.gate[t] = g;
-        r.local[t] = local == LOCAL_CE ? (real)log1p(exp(-fabs((double)z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z)
-                   : g * size / (real)C;
+        r.local[t] = local == LOCAL_CE ? (real)log1p(exp(-fabs((double)z))) + (z > 0 ? z : 0)
+                     - (old[t] ? 0 : z) : g * size / (real)C;
     }
 }
 

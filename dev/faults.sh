@@ -2,7 +2,7 @@
 # dev/faults.sh [-q] [SECTION...]: nothing lost, nothing crashes. Provokes every fault for real and looks at what is left.
 #
 # Sections: allocations calls disk places data numbers streams settings frozen kills; all of them without an argument. -q takes
-# every 11th allocation of the longer runs and 20 kills; `dev/faults.sh kills 200` kills so many times.
+# every 23rd allocation, every 7th of many calls, and 20 kills; `dev/faults.sh kills 200` kills so many times.
 #
 # After any fault a program must either have done all of its work, or end with status 1 and one line on stderr that begins with its
 # name (lines of progress aside). Either way every file in its place is the old one, whole, or the new one, whole; none is left
@@ -154,7 +154,7 @@ allocations() {
         count=$(eval "FAIL_ALLOCATION=0 LD_PRELOAD=$work/faults.so $c" 2>&1 >/dev/null | tail -n 1)
         reset
         step=1
-        case $c in "$run"*) [ $quick = no ] || step=37 ;; *) [ $quick = no ] || step=11 ;; esac
+        case $c in "$run"*) [ $quick = no ] || step=101 ;; *) [ $quick = no ] || step=23 ;; esac
         i=1
         while [ "$i" -le "$count" ]; do
             fault "FAIL_ALLOCATION=$i LD_PRELOAD=$work/faults.so"
