@@ -590,8 +590,8 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w,
         if (local != LOCAL_CE)
             for (size_t i = 0; i < C; i++) size += (real)fabs((double)a[i]);
         r.gate[t] = g;
-        r.local[t] = local == LOCAL_CE ? (real)log1p(exp(-fabs((double)z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z)
-                   : g * size / (real)C;
+        r.local[t] = local == LOCAL_CE ? (real)log1p(exp(-fabs((double)z))) + (z > 0 ? z : 0)
+                     - (old[t] ? 0 : z) : g * size / (real)C;
     }
 }
 
@@ -1431,9 +1431,10 @@ static void safetensors_write(const char *path, const StoredList *e, const char 
         offset += bytes;
     }
     fputc('}', file);
-    while (ftell(file) % 8 > 0) fputc(' ', file);  // so that the data is aligned
-    length = (uint64_t)ftell(file) - sizeof length;
-    if (fseek(file, 0, SEEK_SET) || !fwrite(&length, sizeof length, 1, file) || fseek(file, 0, SEEK_END))
+    long end = ftell(file);
+    for (; end % 8 > 0; end++) fputc(' ', file);  // so that the data is aligned
+    length = (uint64_t)end - sizeof length;
+    if (end < 0 || fseek(file, 0, SEEK_SET) || !fwrite(&length, sizeof length, 1, file) || fseek(file, 0, SEEK_END))
         die("%s: not written: %s", path, strerror(errno));
     for (size_t i = 0; i < e->count; i++) {
         const size_t count = e->at[i].shape[0] * e->at[i].shape[1];

@@ -18,6 +18,7 @@ build() { # NAME SOURCE OPTIONS...: every program has counts of its own, in NAME
 build nr nr.c
 build nr_static nr.c -static
 build tokenizer tokenizer.c
+build tokenizer_static tokenizer.c -static
 build test_nr_double test_nr.c -DREAL=double
 build test_nr_float test_nr.c
 

@@ -2,14 +2,14 @@
 # dev/faults.sh [-q] [SECTION...]: nothing lost, nothing crashes. Provokes every fault for real and looks at what is left.
 #
 # Sections: allocations calls disk places data numbers streams settings frozen kills; all of them without an argument. -q takes
-# every 11th allocation of the longer runs and 20 kills; `dev/faults.sh kills 200` kills so many times.
+# every 23rd allocation, every 7th of many calls, and 20 kills; `dev/faults.sh kills 200` kills so many times.
 #
 # After any fault a program must either have done all of its work, or end with status 1 and one line on stderr that begins with its
 # name (lines of progress aside). Either way every file in its place is the old one, whole, or the new one, whole; none is left
 # half-written under another name; and training, resumed, makes the bits that it makes when nothing goes wrong.
 #
 # Needs Linux: allocations fail by dev/faults.c, system calls by strace. What the machine does not allow is said and left out.
-# BUILT=FOLDER takes nr, nr_static and tokenizer from there instead of compiling them.
+# BUILT=FOLDER takes nr, tokenizer, nr_static and tokenizer_static from there instead of compiling them.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 source=$PWD
@@ -119,13 +119,13 @@ fault() {
 cd "$work" && mkdir target || exit 1
 CC=${CC:-cc}
 if [ -n "${BUILT:-}" ]; then
-    cp "$BUILT/nr" "$BUILT/nr_static" "$BUILT/tokenizer" .
+    for name in nr nr_static tokenizer tokenizer_static; do cp "$BUILT/$name" . || exit 1; done
 else
-    for out in nr 'nr_static -static'; do
-        # shellcheck disable=SC2086  # two words
-        $CC -O2 -std=c11 -Wno-unknown-pragmas "$source/nr.c" -o $out -lm || exit 1
+    for static in '' -static; do
+        # shellcheck disable=SC2086  # a word or none
+        $CC -O2 -std=c11 -Wno-unknown-pragmas $static "$source/nr.c" -o "nr${static:+_static}" -lm &&
+            $CC -O2 -std=c11 $static "$source/tokenizer.c" -o "tokenizer${static:+_static}" || exit 1
     done
-    $CC -O2 -std=c11 "$source/tokenizer.c" -o tokenizer || exit 1
 fi
 chmod -R a+rX "$work"
 seq 40 | sed 's/.*/the dog sees & cats ./' >one.txt
@@ -154,7 +154,7 @@ allocations() {
         count=$(eval "FAIL_ALLOCATION=0 LD_PRELOAD=$work/faults.so $c" 2>&1 >/dev/null | tail -n 1)
         reset
         step=1
-        case $c in "$run"*) [ $quick = no ] || step=37 ;; *) [ $quick = no ] || step=11 ;; esac
+        case $c in "$run"*) [ $quick = no ] || step=101 ;; *) [ $quick = no ] || step=23 ;; esac
         i=1
         while [ "$i" -le "$count" ]; do
             fault "FAIL_ALLOCATION=$i LD_PRELOAD=$work/faults.so"
@@ -171,7 +171,7 @@ calls() {
     for c in "$pretrain --save-every 1 -o target/model" "$extend --save-every 1 -o target/x" "$run --methods naive,neutral --save-every 2" \
         "./nr eval -i base -x x --data data --csv target/csv" "./tokenizer train -v 260 --lines -o target/vocabulary two.txt" \
         "./tokenizer encode -m data --lines -o target/ids two.txt"; do
-        c=$(echo "$c" | sed 's/nr /nr_static /')
+        c=$(echo "$c" | sed 's/^[^ ]*/&_static/')
         for before in 'an empty folder' 'older files'; do
             begin "every call fails once: ${c%% -*}, $before"
             prepare "$c"
