@@ -186,8 +186,7 @@ table() {
         n = split("finetune lora adapter neutral", method, " ")
         print "val, seed 1: forgets, fr"
         printf "rate"
-        for (j = 1; j <= n; j++) printf "    %-13s", method[j]
-        print ""
+        for (j = 1; j <= n; j++) printf (j < n ? "    %-13s" : "    %s\n"), method[j]
         m = split(rates, rate, " ")
         for (i = 1; i <= m; i++) {
             line = sprintf("%-5s", rate[i])
@@ -203,7 +202,7 @@ if [ "${1:-}" = table ]; then table; exit; fi
 
 mkdir -p "$out"
 work=$(mktemp -d "$out/work.XXXXXX") pids=''
-trap 'kill $pids 2>/dev/null; rm -rf "$work"' EXIT
+trap 'kill $pids 2>/dev/null || :; rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 make -s nr
 cp nr "$work/nr"
