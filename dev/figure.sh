@@ -145,8 +145,7 @@ END {
         for (i = 1; i <= n[m]; i++) {
             printf "%s%.1f %.1f", (i == 1 ? "M" : "L"), x(new[m, i]), y(old[m, i])
             if (i > 1) line_of_dots(x(new[m, i - 1]), y(old[m, i - 1]), x(new[m, i]), y(old[m, i]))
-            if ((m, rate[m, i]) in chosen) box(x(new[m, i]) - 9, y(old[m, i]) - 9, 18, 18)
-            else box(x(new[m, i]) - 5, y(old[m, i]) - 5, 10, 10)
+            box(x(new[m, i]) - 5, y(old[m, i]) - 5, 10, 10)
         }
         print "\"/>"
     }
@@ -156,6 +155,8 @@ END {
         segment(m, x(new_least[m]), y(old[m, i]), x(new_most[m]), y(old[m, i]))
         segment(m, x(new[m, i]), y(old_least[m]), x(new[m, i]), y(old_most[m]))
         marker(m, "best", x(new[m, i]), y(old[m, i]), 6)
+        s = most(x(new[m, i]) - x(new_least[m]), x(new_most[m]) - x(new[m, i]))
+        box(x(new[m, i]) - most(s, 9), y(old[m, i]) - 9, 2 * most(s, 9), 18)
     }
 
     # The rates of the ends and of the best go to their points, then the names anywhere along their curve.

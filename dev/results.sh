@@ -1,7 +1,7 @@
 #!/bin/sh
 # dev/results.sh: trains, evaluates and prints every figure of README.md that is about real text, and writes them to
 # dev/results.csv. Stop it and start it again as you like: what is finished is in $OUT and is not computed again (a changed
-# recipe or nr.c therefore needs another OUT). About 40 minutes on two cores.
+# recipe or nr.c therefore needs another OUT). About half an hour on two idle cores.
 # dev/results.sh table: prints dev/results.csv.
 #
 #   grid      every method at six learning rates, seed 1. Its best rate is the one whose old and new losses on val have the
@@ -173,26 +173,26 @@ table() {
     END {
         for (s = 1; s <= 2; s++) {
             file = s == 1 ? "val" : "test"
-            printf "%-20s %-5s %5s  %-21s %-19s %s\n", file, "rate", "en", "   forgets", "   fr", "shut%"
+            printf "%-20s %-4s %5s %6s %-13s %5s %-12s  shut%%\n", file, "rate", "en", "forgets", "", "fr", ""
             for (i = 1; i <= names; i++) {
                 k = order[i] SUBSEP file
-                printf "%-20s %-5s %5.3f %+7.3f %-13s %6.3f %-12s", order[i], lr[order[i]], mean(old[k]), mean(forgets[k]),
+                printf "%-20s %-4s %5.3f %+6.3f %-13s %5.3f %-12s", order[i], lr[order[i]], mean(old[k]), mean(forgets[k]),
                     range(forgets[k]), mean(new[k]), range(new[k])
-                if (k in closed_old) printf " %2.0f %2.0f", 100 * mean(closed_old[k]), 100 * mean(closed_new[k])
+                if (k in closed_old) printf " %3.0f %3.0f", 100 * mean(closed_old[k]), 100 * mean(closed_new[k])
                 print ""
             }
             print ""
         }
         n = split("finetune lora adapter neutral", method, " ")
         print "val, seed 1: forgets, fr"
-        printf "%-5s", "rate"
-        for (j = 1; j <= n; j++) printf "   %-14s", method[j]
-        print ""
+        printf "rate"
+        for (j = 1; j <= n; j++) printf (j < n ? "    %-13s" : "    %s\n"), method[j]
         m = split(rates, rate, " ")
         for (i = 1; i <= m; i++) {
-            printf "%-5s", rate[i]
-            for (j = 1; j <= n; j++) printf "   %s%s", cell[method[j], rate[i]], (method[j], rate[i]) in best ? "*" : " "
-            print ""
+            line = sprintf("%-5s", rate[i])
+            for (j = 1; j <= n; j++) line = line "   " cell[method[j], rate[i]] ((method[j], rate[i]) in best ? "*" : " ")
+            sub(/ +$/, "", line)
+            print line
         }
     }' "$results"
 }
@@ -202,7 +202,7 @@ if [ "${1:-}" = table ]; then table; exit; fi
 
 mkdir -p "$out"
 work=$(mktemp -d "$out/work.XXXXXX") pids=''
-trap 'kill $pids 2>/dev/null; rm -rf "$work"' EXIT
+trap 'kill $pids 2>/dev/null || :; rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 make -s nr
 cp nr "$work/nr"
