@@ -25,7 +25,7 @@ sanitizer reports every allocation, and in nr.c a few names of the C library mea
 #define UNSEEN __attribute__((no_sanitize("coverage")))  // code that does not make an input interesting
 
 enum { BLOCKS = 1 << 15 };      // 64 - 49 bits of a hash
-static bool inside;            // nr is at work on an input
+static _Thread_local bool inside;  // nr is at work on an input; libFuzzer has a second thread, which allocates too
 static void *blocks[BLOCKS];   // a hash table of what it has allocated and not freed; FREED: was here
 static size_t n_blocks;        // how many there ever were
 static jmp_buf refused;        // where a refusal goes on
