@@ -22,8 +22,8 @@ probability p: l_LM rehearses the old language on it, and without any the penalt
 lets a gate be exactly zero.
 
 At the start Wo = 0, so that the extended model is the backbone, bit for bit. Wi and Wg are drawn at random, with variance
-1/(C L) where He's would be 2/C, so that L residues begin as small as one: were they 0 too, so were SiLU(Wg u) * Wi u, and no
-matrix would ever receive a gradient. w = 0 and b = 1 open every gate, for a gate that is closed on every token receives none.
+1/(C L) where He's would be 2/C, so that the sum of L residues grows no faster than one; were Wi and Wg 0 too, SiLU(Wg u) * Wi u
+would be 0 and no matrix would ever receive a gradient. w = 0 and b = 1 open every gate, for a gate that is closed on every token receives none.
 
 Rivals, on the same data: finetune (train all weights), lora (W + A B beside every linear layer, A B of low rank),
 adapter (A(u) alone: no gate, no penalty).
@@ -601,7 +601,7 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w,
 //     dz = dg where g > 0, else 0       (z = w . from + b) dw = sum dz from db = sum dz        dfrom = dz w
 // and du from A's three matrices (dfrom is du too, unless the gate reads the context). So the penalty pushes dg up by weight
 // |A|_1: it closes gates on old text. Where a gate is closed all of these are 0: the token is left alone; and a gate that is
-// closed on every token has died, since nothing can reopen it. The cross-entropy adds weight (g - target) to dz of every token
+// closed on every token is dead: nothing trains it open again. The cross-entropy adds weight (g - target) to dz of every token
 // (weight = alpha / (L N)). Adds to du and dfrom, which may be NULL. da (n, C), dhidden, dwg_u (n, H), dscore (n): room to
 // work in.
 static void residue_backward(real *du, real *dfrom, ResidueTensors d, const real *dout, Residue r, const real *u,
