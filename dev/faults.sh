@@ -288,7 +288,7 @@ places() {
     refused 'target/x: cannot be written: Is a directory' $command
     rmdir target/x.tmp
     { $again >out 2>&1 && grep -q 'goes on from step 3' out && cmp -s target/x new/x; } || wrong "$again: does not go on"
-    rm -rf locked before
+    rm -rf locked
 }
 
 # ----------------------------------------------------------------------------------------------------------------------------------
@@ -507,7 +507,6 @@ frozen() {
     done
     { ./nr eval -i base -x x --data data && ./nr sample -i base -x x && diff -r before base && cmp extension x; } >out 2>err ||
         wrong 'eval or sample'
-    rm -rf before
 }
 
 # ----------------------------------------------------------------------------------------------------------------------------------
@@ -592,6 +591,7 @@ while [ $# -gt 0 ]; do
     *) echo "$section: not a section: $(sed -n 's/^# Sections: \(.*\); all.*/\1/p' "$source/dev/faults.sh")"; exit 1 ;;
     esac
     case ${1:-} in [0-9]*) kills=$1; shift ;; esac
+    rm -rf before
     $section
     begin
 done
