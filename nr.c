@@ -2592,12 +2592,13 @@ static void write_chain(const char *path, const Result *results, size_t count, c
     output_close(file);
 }
 
-// The table of a chain: each language's loss after each stage and, once it was learnt, what was lost of it since.
-static void print_chain(const Result *results, size_t count, const Tokens *files, size_t n_files) {
+// The table of a chain, from result `first` on: each language's loss after each stage and, once it was learnt, what was
+// lost of it since.
+static void print_chain(const Result *results, size_t first, size_t count, const Tokens *files, size_t n_files) {
     printf("\n%-8s %-5s", "method", "stage");
     for (size_t i = 0; i < n_files; i++) printf(" | %-5.5s %7s", files[i].domain, i + 1 < n_files ? "forgets" : "");
     printf("\n");
-    for (const Result *r = results; r < results + count; r++) {
+    for (const Result *r = results + first; r < results + count; r++) {
         printf("%-8s %-5.5s", r->name, files[r->stage].domain);
         for (size_t i = 0; i < n_files; i++) {
             const double lost = forgets(results, r, i);
@@ -2732,11 +2733,12 @@ static void command_run(void) {
             else make_folders(path, true), model_save(m, path);
             if (stages > 1) write_chain(csv, results, done, files, n_files);
             else write_csv(csv, results, done);
+            if (stages > 1) print_chain(results, done - 1, done, files, n_files), printf("\n");
             free(name), free(path), free(file);
         }
         model_free(m);
     }
-    if (stages > 1) print_chain(results, done, files, n_files);
+    if (stages > 1) print_chain(results, 0, done, files, n_files);
     else print_table(results, done), print_samples(results, done, files);
     for (size_t i = 0; i < done; i++) remove(states[i]), free(states[i]);
     printf("\n%s written\n", csv);
