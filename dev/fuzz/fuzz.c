@@ -148,6 +148,7 @@ UNSEEN static void free_one(void *block)
 static char folder[128];
 static Model *model;
 static StoredList training;  // what the state is read into
+static const char settings_of_state[] = "sound, lr 1, p 0";
 
 // The path of a file in the folder, until the next call.
 static const char *path_of(const char *name)
@@ -198,7 +199,7 @@ static void make_files(void)
     entries_add(&training, "w.", &w, &m->dims);
     entries_add(&training, "m.", &w, &m->dims);
     entries_add(&training, "v.", &w, &m->dims);
-    state_save(path_of("state.safetensors"), &training, "settings", 1.5);
+    state_save(path_of("state.safetensors"), &training, settings_of_state, 1.5);
 
     const struct { int32_t header[TOKENS_HEADER]; uint16_t ids[4]; } tokens = {
         {TOKENS_MAGIC, TOKENS_VERSION, 4, (int32_t)tokenizer_hash(m->tokenizer)}, {1, 2, 3, 4}};
@@ -279,7 +280,7 @@ static void fuzz_state(const char *input, size_t size)
 {
     write_safetensors("state.safetensors", input, size);
     inside = true;
-    state_load(path_of("state.safetensors"), &training, "settings");
+    state_load(path_of("state.safetensors"), &training, settings_of_state);
 }
 
 // vocab.json, and behind a NUL merges.txt: they have to agree.
