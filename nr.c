@@ -21,18 +21,20 @@ the backbone computed. It sees the batch's N_old old-domain tokens only. A train
 probability p: l_LM rehearses the old language on it, and without any the penalty would have nothing to see. The ReLU
 lets a gate be exactly zero.
 
-At the start Wo = 0, so that the extended model is the backbone, bit for bit. Wi and Wg are drawn at random, with variance
-1/(C L) where He's would be 2/C, so that the sum of L residues grows no faster than one; were Wi and Wg 0 too, SiLU(Wg u) * Wi u
-would be 0 and no matrix would ever receive a gradient. w = 0 and b = 1 open every gate, for a gate that is closed on every token receives none.
+At the start Wo = 0, so that the extended model is the backbone, bit for bit. Wi and Wg are drawn at random, with
+variance 1/(C L) where He's would be 2/C, so that the sum of L residues grows no faster than one; were Wi and Wg 0 too,
+SiLU(Wg u) * Wi u would be 0 and no matrix would ever receive a gradient. w = 0 and b = 1 open every gate, for a gate
+that is closed on every token receives none.
 
 Rivals, on the same data: finetune (train all weights), lora (W + A B beside every linear layer, A B of low rank),
 adapter (A(u) alone: no gate, no penalty).
 
-Ours, not the paper's. Rows of the token embedding that the backbone never trained, because its text lacked the token, are
-trained with any extension (--new-rows 1). Extensions add up: x + FFN(u) + r_1(u) + r_2(u) + ..., all but the last frozen; the
-penalty on the last sees the tokens of every domain before it. A gate may read the context (--gate-from first), which is the
-first block's u, before any adapter acts, and its mean over the positions so far: g = ReLU(w . [u_1; mean u_1] + b) in every
-layer. And text of domains that others will add (--negatives) may be shown to the penalty alone.
+Ours, not the paper's. Rows of the token embedding that the backbone never trained, because its text lacked the token,
+are trained with any extension whose text has it (--new-rows 1). Extensions add up: x + FFN(u) + r_1(u) + r_2(u) + ...,
+all but the last frozen; the penalty on the last sees the tokens of every domain before it. A gate may read the context
+(--gate-from first), which is the first block's u, before any adapter acts, and its mean over the positions so far:
+g = ReLU(w . [u_1; mean u_1] + b) in every layer. And text of domains that others will add (--negatives) may be shown to
+the penalty alone.
 
 Conventions. A token is a row: activations are (rows, channels), a linear layer is x W + b with W (in, out), as in
 Hugging Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make n = B T rows. C channels, NH heads, L
@@ -149,6 +151,17 @@ static real total(size_t n, const real *a) {
     real sum = 0;
     for (int l = 0; l < LANES; l++) sum += lanes[l];
     for (; i < n; i++) sum += a[i];
+    return sum;
+}
+
+// |a|_1.
+static real total_size(size_t n, const real *a) {
+    real lanes[LANES] = {0}, sum = 0;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) lanes[l] += a[i + (size_t)l] < 0 ? -a[i + (size_t)l] : a[i + (size_t)l];
+    for (int l = 0; l < LANES; l++) sum += lanes[l];
+    for (; i < n; i++) sum += a[i] < 0 ? -a[i] : a[i];
     return sum;
 }
 
@@ -269,8 +282,8 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
             c[i * c_row + j] = tile[i * PANEL + j] + (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
 }
 
-// The tile in four versions, each with its constants: A packed or with its rows along k (col is 1), and B's panel whole or
-// a narrow one, at the right edge, of which the first vector will do.
+// The tile in four versions, each with its constants: A packed (row is 1) or with its rows along k (col is 1; if both are,
+// K is 1 and either will do), and B's panel whole or a narrow one, at the right edge, of which the first vector will do.
 static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b,
                             const real *bias, const real *add) {
     const Matrix packed = {a.at, 1, MR}, along = {a.at, a.row, 1};
@@ -585,13 +598,10 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w,
         const real *a = r.adapter + t * C;
         const real z = gate == GATE_NONE ? 0 : dot(G, w.gate_w, r.from + t * G) + w.gate_b[0];
         const real g = gate == GATE_NONE ? 1 : gate == GATE_SIGMOID ? sigmoid(z) : z > 0 || z != z ? z : 0;  // NaN stays NaN
-        real size = 0;
         for (size_t i = 0; i < C; i++) x[t * C + i] += g * a[i];
-        if (local != LOCAL_CE)
-            for (size_t i = 0; i < C; i++) size += (real)fabs((double)a[i]);
         r.gate[t] = g;
-        r.local[t] = local == LOCAL_CE ? (real)log1p(exp(-fabs((double)z))) + (z > 0 ? z : 0)
-                     - (old[t] ? 0 : z) : g * size / (real)C;
+        r.local[t] = local == LOCAL_CE ? (real)log1p(exp(-fabs((double)z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z)
+                   : g * total_size(C, a) / (real)C;
     }
 }
 
@@ -923,14 +933,14 @@ static bool reads_context(const Model *m) {
     return false;
 }
 
-// Lays out the buffers for B sequences of T tokens. grad: the tensors to be trained, NULL for forward only; cache: keep
-// keys and values, so that forward can continue at a later start.
+// Lays out the buffers for B sequences of T tokens. grad: the tensors to be trained (laid out is enough), NULL for forward
+// only; cache: keep keys and values, so that forward can continue at a later start.
 static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T, size_t n_logits,
                                 const Tensors *grad, bool cache) {
     const Dims *d = &m->dims;
     const size_t L = d->layers, C = d->channels, n = B * T;
     const bool train = grad != NULL;
-    #define TRAINED(id) (train && grad->at[id])
+    #define TRAINED(id) (train && grad->layer_size[id])
     a->size = 0;
     a->x = buffer(a, L + 1, n, C, train);
     a->ln1 = buffer(a, L, n, C, TRAINED(QKV_W) || TRAINED(QKV_LORA_A));
@@ -1407,7 +1417,7 @@ static void entries_hash(char digits[17], const StoredList *e) {
 // A pair of __metadata__, in a format of printf's: both are strings of plain characters.
 #define PAIR(key, format) ",\"" key "\":\"" format "\""
 
-// Writes a safetensors file. metadata: a format, of PAIRs; then its values.
+// Writes a safetensors file. metadata: a format, of PAIRs; then its values. (For none, "%s" and "".)
 __attribute__((format(printf, 3, 4)))
 static void safetensors_write(const char *path, const StoredList *e, const char *metadata, ...) {
     char hash[17];
@@ -1520,7 +1530,7 @@ static const Json *safetensors_find(const Safetensors *s, const char *name) {
 // Dies unless the header has every entry's tensor with its dtype and shape, and no others, except Hugging Face's causal masks
 // and the copy of the tied head. Then the file has as many bytes as the entries, whose data need not be there yet.
 static void safetensors_check(const Safetensors *s, const StoredList *e) {
-    size_t others = 0;
+    size_t tensors = 0;
     for (size_t i = 0; i < e->count; i++) {
         const Stored *x = &e->at[i];
         const Json *found = safetensors_find(s, x->name);
@@ -1538,11 +1548,10 @@ static void safetensors_check(const Safetensors *s, const StoredList *e) {
         if (begin->next->number - begin->number != 4.0 * (double)count)
             die("%s: %s has %.0f bytes, expected %zu", s->path, x->name, begin->next->number - begin->number, 4 * count);
     }
-    for (const Json *x = s->header->child; x; x = x->next) {
-        others += !strstr(x->key, ".attn.bias") && !strstr(x->key, ".attn.masked_bias") && strcmp(x->key, "lm_head.weight")
-               && strcmp(x->key, "__metadata__");
-    }
-    if (others > e->count) die("%s: has %zu tensors that do not belong to it", s->path, others - e->count);
+    for (const Json *x = s->header->child; x; x = x->next)
+        tensors += !strstr(x->key, ".attn.bias") && !strstr(x->key, ".attn.masked_bias") && strcmp(x->key, "lm_head.weight")
+                && strcmp(x->key, "__metadata__");
+    if (tensors > e->count) die("%s: has %zu tensors that do not belong to it", s->path, tensors - e->count);
 }
 
 // Fills every entry's data from the file, which must pass safetensors_check and have the hash that its metadata says.
@@ -1681,7 +1690,7 @@ static void model_save(const Model *m, const char *folder) {
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     StoredList entries = {0};
     entries_add(&entries, "", &m->w, d);
-    safetensors_write(path, &entries, PAIR("fingerprint", "%016" PRIx64), m->fingerprint);
+    safetensors_write(path, &entries, "%s", "");
     free(entries.at);
     tokenizer_save(m->tokenizer, folder);
     snprintf(path, sizeof path, "%s/config.json", folder);
@@ -1851,7 +1860,7 @@ static uint64_t hash_tokens(uint64_t hash, const Tokens *files, size_t count) {
 static void settings_write(char text[512], const char *label, const Model *m, const Extension *x, const Recipe *r,
                            const Loader *loader) {
     const Dims *d = x ? &x->dims : &m->dims;
-    uint64_t weights = fingerprint(&m->w), data = hash_tokens(0, loader->old, loader->n_old);
+    uint64_t weights = m->fingerprint, data = hash_tokens(0, loader->old, loader->n_old);
     data = hash_tokens(hash_tokens(data, loader->negative, loader->n_negative), &loader->new, 1);
     for (size_t e = 0; e < m->n_extensions; e++)
         weights = hash_values(weights, m->extension[e]->w.memory, m->extension[e]->w.size);
@@ -1893,13 +1902,14 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
     const Tensors *w = x ? &x->w : &m->w;
     const Dims *d = x ? &x->dims : &m->dims;
     const int sets = x ? x->sets : SET_BACKBONE;
-    Tensors grad = tensors_allocate(sets, d);
+    Tensors grad = tensors_lay_out(sets, d);
     Activations a = {0};
-    activations_lay_out(&a, m, B, T, B * T, &grad, false);  // its size, to be said before memory is asked for it
+    activations_lay_out(&a, m, B, T, B * T, &grad, false);  // the sizes, to be said before memory is asked for
     printf("%-9s trains %zu parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, w->size, r->steps, B, T, r->lr);
     printf("%-9s %.1f MB of gradients and moments, %.1f of activations\n", "", 3e-6 * (double)(w->size * sizeof(real)),
            1e-6 * (double)(a.size * sizeof(real)));
     fflush(stdout);
+    grad = tensors_allocate(sets, d);
     Tensors m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
     a = activations_allocate(m, B, T, B * T, &grad, false);
     int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
@@ -2018,6 +2028,7 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *l
         mean->closed += sums[k].closed / (double)L;
         mean->residue += sums[k].residue / (double)L;
     }
+    for (size_t e = m->n_extensions; e < MAX_EXTENSIONS; e++) s.gates[e] = (GateScore){NAN, NAN, NAN};
     if (layers) memcpy(layers, sums, m->n_extensions * L * sizeof *sums);
     activations_free(&a);
     free(tokens), free(targets), free(sums);
@@ -2291,8 +2302,8 @@ static double pretrain(Model *m, Loader *loader, const char *state) {
     return seconds;
 }
 
-// The extension that a method and the options describe, plugged into m. ablate: --gate, --local, --init and --alpha
-// apply. Its rows are those of tokens that neither pretraining nor an earlier extension has met, and the new text has
+// The extension that a method and the options describe, plugged into m. ablate: --gate, --gate-from, --local, --init and
+// --alpha apply. Its rows are those of tokens that neither pretraining nor an earlier extension has met, and the new text has
 // (met; NULL: any).
 static Extension *extension_new(Model *m, const Method *method, bool ablate, const bool *met) {
     Extension *x = allocate(1, sizeof *x);
@@ -2441,7 +2452,7 @@ static void command_eval(void) {
         printf("%-8s %10zu %9.4f %11.3f %10.4f", files[i].domain, s.tokens, s.loss, exp(s.loss), s.bpb);
         if (csv) fprintf(csv, "%s,%s,%zu,%.6f,%.6f,%.6f", files[i].domain, opt.split, s.tokens, s.loss, exp(s.loss), s.bpb);
         for (size_t e = 0; e < gates; e++) {
-            const GateScore g = e < m->n_extensions ? s.gates[e] : (GateScore){NAN, NAN, NAN};
+            const GateScore g = s.gates[e];
             if (isnan(g.gate)) printf(" %8s %7s", "-", "-");
             else printf(" %8.3f %6.1f%%", g.gate, 100 * g.closed);
             if (csv) csv_number(csv, "%.6f", g.gate), csv_number(csv, "%.6f", g.closed);
@@ -2516,7 +2527,7 @@ static void command_gates(void) {
         int *tokens = tokenizer_encode(m->tokenizer, opt.prompt, strlen(opt.prompt), &count);
         if (count > m->dims.context)
             die("the text has %zu tokens, the model's context %zu", count, m->dims.context);
-        Activations a = activations_allocate(m, 1, m->dims.context, 1, NULL, false);
+        Activations a = activations_allocate(m, 1, count, 1, NULL, false);
         model_forward(m, &a, tokens, 1, count, 0);
         for (size_t e = 0; e < m->n_extensions; e++) print_gates(m, &a, tokens, count, e);
         activations_free(&a);
@@ -2673,10 +2684,7 @@ static Result result_of(const char *name, size_t stage, const Model *m, const To
     Result r = {.stage = stage, .trained = x ? x->w.size : m->w.size, .lr = lr, .p = p, .seconds = seconds,
                 .alpha = x && x->local != LOCAL_NONE ? x->alpha : (double)NAN};
     snprintf(r.name, sizeof r.name, "%s", name);
-    for (size_t i = 0; i < n_files; i++) {
-        r.at[i] = evaluate(m, &files[i], (size_t)opt.context, NULL);
-        if (!m->n_extensions) r.at[i].gates[0] = (GateScore){NAN, NAN, NAN};
-    }
+    for (size_t i = 0; i < n_files; i++) r.at[i] = evaluate(m, &files[i], (size_t)opt.context, NULL);
     return r;
 }
 

@@ -1114,7 +1114,7 @@ static void test_threads(void)
 static Score evaluate_by_hand(const Model *m, const Tokens *from, size_t T)
 {
     Score s = {0};
-    size_t gates = 0, length;
+    size_t gates = 0, length, n_early = 0, n_late = 0;
     for (size_t first = 0; first + 1 < from->count; first += T) {
         const size_t n = least(T, from->count - 1 - first), V = m->dims.vocab;
         const uint16_t *ids = from->ids + first;
@@ -1125,16 +1125,20 @@ static Score evaluate_by_hand(const Model *m, const Tokens *from, size_t T)
         for (size_t t = 0; t < n; t++, s.tokens++) {
             double sum = 0;
             for (size_t i = 0; i < V; i++) sum += exp((double)a.logits.at[t * V + i]);
-            s.loss += log(sum) - (double)a.logits.at[t * V + ids[t + 1]];
+            const double loss = log(sum) - (double)a.logits.at[t * V + ids[t + 1]];
+            s.loss += loss;
+            if (t < (T + 7) / 8) s.early += loss, n_early++;
+            if (t >= T / 2) s.late += loss, n_late++;
             tokenizer_bytes(m->tokenizer, ids[t + 1], &length);
             s.bytes += length;
             for (size_t l = 0; l < m->dims.layers && m->n_extensions; l++, gates++)
-                s.gates[0].gate += (double)residue_at(m, &a, 0, l).gate[t], s.gates[0].closed += residue_at(m, &a, 0, l).gate[t] == 0;
+                s.gates[0].residue += (double)residue_at(m, &a, 0, l).local[t], s.gates[0].gate += (double)residue_at(m, &a, 0, l).gate[t], s.gates[0].closed += residue_at(m, &a, 0, l).gate[t] == 0;
         }
         activations_free(&a);
     }
     s.bpb = s.loss / log(2) / (double)s.bytes;
     s.loss /= (double)s.tokens, s.gates[0].gate /= (double)gates, s.gates[0].closed /= (double)gates;
+    s.early /= (double)n_early, s.late /= (double)n_late, s.gates[0].residue /= (double)gates;
     return s;
 }
 
@@ -1153,9 +1157,13 @@ static void test_evaluate(void)
             const Score got = evaluate(m, &from, T, NULL), right = evaluate_by_hand(m, &from, T);
             compare_number(rounding, got.loss, right.loss, "loss");
             compare_number(rounding, got.bpb, right.bpb, "bits per byte");
+            compare_number(rounding, got.early, right.early, "loss of the first eighth");
+            if (counts[c] > T) compare_number(rounding, got.late, right.late, "loss of the last half");
+            if (extended) compare_number(rounding, 1 + got.gates[0].residue, 1 + right.gates[0].residue, "residue");
             expect(got.tokens == from.count - 1 && got.bytes == right.bytes, "of %zu tokens %zu are predicted", from.count, got.tokens);
             if (extended) compare_number(rounding, 1 + got.gates[0].gate, 1 + right.gates[0].gate, "gate");
             if (extended) compare_number(rounding, 1 + got.gates[0].closed, 1 + right.gates[0].closed, "closed");
+            else expect(isnan(got.gates[0].gate) && isnan(got.gates[0].closed), "there are gates without an extension");
         }
     }
     model_free(m);

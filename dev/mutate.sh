@@ -47,8 +47,8 @@ hidden[i] = wg_u[i] * sigmoid(wg_u[i]) * wi_u[i]; => hidden[i] = wg_u[i] * sigmo
 dwg[i] = d * wi_u[i] * (s + x * s * (1 - s)); => dwg[i] = d * wi_u[i] * (s - x * s * (1 - s));
 dwi[i] = d * x * s; => dwi[i] = d * s;
 x[t * C + i] += g * a[i]; => x[t * C + i] += a[i];
-: g * size / (real)C; => : size / (real)C;
-- (old[t] ? 0 : z) : => - (old[t] ? z : 0) :
+: g * total_size(C, a) / (real)C; => : total_size(C, a) / (real)C;
+- (old[t] ? 0 : z) => - (old[t] ? z : 0)
 penalty = local == LOCAL_L1 && old[t] && g > 0 ? weight : 0; => penalty = local == LOCAL_L1 && g > 0 ? weight : 0;
 dr[i] = dx[i] + penalty * => dr[i] = dx[i] - penalty *
 for (size_t i = 0; i < C; i++) dr[i] *= g; => for (size_t i = 0; i < C; i++) dr[i] *= 1;
