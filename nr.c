@@ -130,41 +130,30 @@ static inline real square_root(real x) {
 
 static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
 
-// Sums keep one partial sum a lane, in an order that depends on the length only.
+// Sums are taken in vectors, in an order that depends on the length only.
 static real dot(size_t n, const real *a, const real *b) {
-    vec lanes[2] = {{0}};
-    size_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        lanes[0] += load(a + i) * load(b + i);
-        lanes[1] += load(a + i + LANES) * load(b + i + LANES);
-    }
     real sum = 0;
-    for (int l = 0; l < LANES; l++) sum += lanes[0][l] + lanes[1][l];
-    for (; i < n; i++) sum += a[i] * b[i];
+    #pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
     return sum;
 }
 
 static real total(size_t n, const real *a) {
-    vec lanes = {0};
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES) lanes += load(a + i);
     real sum = 0;
-    for (int l = 0; l < LANES; l++) sum += lanes[l];
-    for (; i < n; i++) sum += a[i];
+    #pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++) sum += a[i];
     return sum;
 }
 
 // |a|_1.
 static real total_size(size_t n, const real *a) {
-    real lanes[LANES] = {0}, sum = 0;
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++) lanes[l] += a[i + (size_t)l] < 0 ? -a[i + (size_t)l] : a[i + (size_t)l];
-    for (int l = 0; l < LANES; l++) sum += lanes[l];
-    for (; i < n; i++) sum += a[i] < 0 ? -a[i] : a[i];
+    real sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++) sum += a[i] < 0 ? -a[i] : a[i];
     return sum;
 }
 
+// The same in C alone: not every compiler takes a maximum in vectors.
 static real largest(size_t n, const real *a) {
     real top[LANES], max = a[0];
     for (int l = 0; l < LANES; l++) top[l] = a[0];
@@ -538,9 +527,8 @@ static void crossentropy_forward(real *losses, real *logits, const int *targets,
     }
 }
 
-// Of the mean over `count` targets: dlogits = (probabilities - 1 at the target) / count, in place.
-static void crossentropy_backward(real *probabilities, const int *targets, size_t count, size_t n, size_t V) {
-    const real scale = count ? 1 / (real)count : 0;
+// Of the losses' sum times scale: dlogits = scale (probabilities - 1 at the target), in place; 0 where there is no target.
+static void crossentropy_backward(real *probabilities, const int *targets, real scale, size_t n, size_t V) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *p = probabilities + t * V;
@@ -758,11 +746,13 @@ static size_t tensor_layers(int id, const Dims *d) { return strchr(table[id].nam
 // held so, their gradients and AdamW's moments too.
 typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;  // NULL and 0 if not in the set
 
-// The tensors of `sets`, their sizes only: there is no memory for them yet.
-static Tensors tensors_lay_out(int sets, const Dims *d) {
-    Tensors t = {0};
+// The tensors of `sets`, in `memory` (NULL: there is none yet, only their sizes).
+static Tensors tensors_lay_out(real *memory, int sets, const Dims *d) {
+    Tensors t = {.memory = memory};
     for (int id = 0; id < TENSORS; id++) {
-        if (table[id].set & sets) t.layer_size[id] = tensor_size(id, d);
+        if (!(table[id].set & sets)) continue;
+        if (memory) t.at[id] = memory + t.size;
+        t.layer_size[id] = tensor_size(id, d);
         t.size += tensor_layers(id, d) * t.layer_size[id];
     }
     return t;
@@ -770,14 +760,7 @@ static Tensors tensors_lay_out(int sets, const Dims *d) {
 
 // The tensors of `sets`, all zero.
 static Tensors tensors_allocate(int sets, const Dims *d) {
-    Tensors t = tensors_lay_out(sets, d);
-    real *next = t.memory = allocate(t.size, sizeof(real));
-    for (int id = 0; id < TENSORS; id++) {
-        if (!t.layer_size[id]) continue;
-        t.at[id] = next;
-        next += tensor_layers(id, d) * t.layer_size[id];
-    }
-    return t;
+    return tensors_lay_out(allocate(tensors_lay_out(NULL, sets, d).size, sizeof(real)), sets, d);
 }
 
 // Layer l of a tensor, or NULL if it is not in the set: a gradient nobody asked for.
@@ -789,21 +772,18 @@ static real *tensor(const Tensors *t, int id, size_t l) { return t->at[id] ? t->
 typedef enum { INIT_LOW, INIT_HE } Init;
 enum { MAX_EXTENSIONS = 8 };
 
-// One extension: adapters or LoRA, perhaps with a gate, perhaps with rows of wte. What it needs to be trained again or
-// named.
+// One extension: adapters or LoRA, perhaps with a gate, perhaps with rows of wte.
 typedef struct {
-    char method[16];
     Gate gate;
     GateFrom from;
     Local local;
-    Init init;
-    double alpha, p, lr;
-    long steps;
-    uint64_t seed;
     Dims dims;             // the backbone's, with hidden, rank, rows and gate of its own
     int sets, *ids;        // ids (rows): the tokens whose rows of wte are replaced
     Tensors w;
     uint64_t fingerprint;  // of w, once it is trained
+    Init init;             // this and alpha matter in training only
+    double alpha;
+    char metadata[1024];   // how it was trained, for its file: see describe
 } Extension;
 
 typedef struct {
@@ -811,8 +791,7 @@ typedef struct {
     Tensors w;
     Tokenizer *tokenizer;
     uint64_t fingerprint;          // of the backbone's weights
-    bool knows_unseen;             // whether the folder recorded which tokens pretraining never met
-    int *unseen; size_t n_unseen;
+    bool *unseen;                  // (V): tokens whose row of wte nothing has trained yet; NULL: not recorded
     Extension *extension[MAX_EXTENSIONS];
     size_t n_extensions;
     real *wte;                     // (V, C): the embedding in use: the backbone's or, with rows replaced, a copy
@@ -851,6 +830,7 @@ static void embedding_refresh(Model *m) {
 static void extension_attach(Model *m, Extension *x) {
     if (m->n_extensions == MAX_EXTENSIONS) die("-x: at most %d extensions on one model", MAX_EXTENSIONS);
     m->extension[m->n_extensions++] = x;
+    for (size_t i = 0; i < x->dims.rows && m->unseen; i++) m->unseen[x->ids[i]] = false;
     embedding_refresh(m);
 }
 
@@ -914,6 +894,7 @@ typedef struct {
     real *memory;
     size_t size;
     int *old, *row_of;             // (n): 1 where a row is of the old domain; (V): a token's row in ROWS or -1
+    double lm_scale, local_scale;  // what the sums of l_LM's and l_local's terms are multiplied by
 } Activations;
 
 // A buffer at the end of the activations' memory or, while that is not there yet, its size.
@@ -1058,8 +1039,7 @@ static void block_linear_backward(const Model *m, const Activations *a, const Te
     }
 }
 
-// Puts m's last extension, a LoRA, into the backbone: W += A B, and its rows into wte, whose tokens count as seen from then
-// on. m is a model like any other again.
+// Puts m's last extension, a LoRA, into the backbone: W += A B, and its rows into wte. m is a model like any other again.
 static void lora_merge(Model *m) {
     const Linear linears[4] = {QKV, PROJ, FC, FCPROJ};
     Extension *x = m->extension[--m->n_extensions];
@@ -1076,13 +1056,6 @@ static void lora_merge(Model *m) {
         free(m->wte);
         m->wte = m->w.at[WTE];
     }
-    size_t kept = 0;
-    for (size_t i = 0; i < m->n_unseen; i++) {
-        bool met = false;
-        for (size_t k = 0; k < x->dims.rows; k++) met |= x->ids[k] == m->unseen[i];
-        if (!met) m->unseen[kept++] = m->unseen[i];
-    }
-    m->n_unseen = kept;
     m->fingerprint = fingerprint(&m->w);
     extension_free(x);
 }
@@ -1136,31 +1109,24 @@ static void model_forward(const Model *m, Activations *a, const int *tokens, siz
 
 typedef struct { double lm, local; } Loss;  // l_LM and l_local, in nats and in units of the residual stream
 
-// The sum of l_local's terms has this factor: 1 / (L N_old) over old-domain tokens for l1, 1 / (L N) over all for ce.
-static double local_scale(const Model *m, const Activations *a) {
-    size_t count = 0;
-    const bool l1 = m->n_extensions && m->extension[m->n_extensions - 1]->local == LOCAL_L1;
-    for (size_t t = 0; t < a->n; t++) count += !l1 || a->old[t];
-    return count ? 1 / ((double)m->dims.layers * (double)count) : 0;
-}
-
 // After model_forward with logits for all rows: both losses against targets (B, T), -1 meaning none; logits become
-// probabilities.
+// probabilities. l_LM is a mean over targets, l_local over layers and old-domain tokens (the gate's cross-entropy: over all).
 static Loss model_loss(const Model *m, Activations *a, const int *targets) {
+    const size_t L = m->dims.layers, e = m->n_extensions - 1;
+    const Local local = m->n_extensions ? m->extension[e]->local : LOCAL_NONE;
+    size_t n_targets = 0, n_local = 0;
     Loss loss = {0, 0};
-    size_t count = 0;
     crossentropy_forward(a->losses.at, a->logits.at, targets, a->n, m->dims.vocab);
-    for (size_t t = 0; t < a->n; t++) loss.lm += (double)a->losses.at[t], count += targets[t] >= 0;
-    loss.lm /= count ? (double)count : 1;  // a batch may be of negative domains only
-    const size_t e = m->n_extensions - 1;
-    if (!m->n_extensions || m->extension[e]->local == LOCAL_NONE) return loss;
-    for (size_t l = 0; l < m->dims.layers; l++) {
-        const real *local = rows_of(a, a->extension[e].local, l);
-        for (size_t t = 0; t < a->n; t++)
-            if (m->extension[e]->local == LOCAL_CE || a->old[t]) loss.local += (double)local[t];
+    for (size_t t = 0; t < a->n; t++) {
+        n_targets += targets[t] >= 0;
+        loss.lm += (double)a->losses.at[t];
+        if (local == LOCAL_NONE || (local == LOCAL_L1 && !a->old[t])) continue;
+        n_local += L;
+        for (size_t l = 0; l < L; l++) loss.local += (double)rows_of(a, a->extension[e].local, l)[t];
     }
-    loss.local *= local_scale(m, a);
-    return loss;
+    a->lm_scale = n_targets ? 1 / (double)n_targets : 0;  // a batch may be of negative domains only
+    a->local_scale = n_local ? 1 / (double)n_local : 0;
+    return (Loss){loss.lm * a->lm_scale, loss.local * a->local_scale};
 }
 
 // After model_loss: the gradients, in grad, of l_LM + alpha l_local with respect to its tensors, which are the
@@ -1173,10 +1139,7 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
     const bool attention = grad->at[QKV_W] || grad->at[QKV_LORA_A];
     const bool context = reads_context(m) && (embedding || attention);  // does anything that trains lie below it?
     real *dx = a->dx.at, *du = a->du.at, *logits = a->logits.at;
-    const double local = local_scale(m, a);
-    size_t count = 0;
-    for (size_t t = 0; t < n; t++) count += targets[t] >= 0;
-    crossentropy_backward(logits, targets, count, n, V);
+    crossentropy_backward(logits, targets, (real)a->lm_scale, n, V);
 
     // The head: logits = lnf wte^T. Of its gradient the rows that train need only their columns of dlogits.
     matmul(du, C, n, C, V, plain(logits, V), plain(m->wte, C), NULL, NULL);
@@ -1203,7 +1166,7 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
             if (!(x->sets & SET_ADAPTER)) continue;
             const Tensors *own = e == last ? grad : &nothing;
             const Local penalty = e == last ? x->local : LOCAL_NONE;
-            const double weight = x->alpha * local / (penalty == LOCAL_L1 ? (double)C : 1);
+            const double weight = x->alpha * a->local_scale / (penalty == LOCAL_L1 ? (double)C : 1);
             real *to_u = inside ? du : NULL, *to_gate = x->from == FROM_LAYER ? to_u : context ? a->dcontext.at : NULL;
             residue_backward(to_u, to_gate, residue_tensors(own, l), dx, residue_at(m, a, e, l), rows_of(a, a->u, l),
                              residue_tensors(&x->w, l), x->gate, penalty, (real)weight, a->old, a->dadapter.at,
@@ -1311,9 +1274,7 @@ static Tokens tokens_load(const char *folder, const char *domain, const char *sp
         die("%s: made with another tokenizer (its vocabulary has hash %08x, the model's %08x)", path, (unsigned)header[3],
             (unsigned)tokenizer_hash(tokenizer));
     t.count = (size_t)header[2];
-    t.ids = allocate(t.count, sizeof *t.ids);
-    memcpy(t.ids, bytes + HEADER, t.count * sizeof *t.ids);
-    free(bytes);
+    t.ids = memmove(bytes, bytes + HEADER, size - HEADER);
     for (size_t i = 0; i < t.count; i++)
         if (t.ids[i] >= tokenizer->size)
             die("%s: token %zu is %d, beyond the vocabulary of %d", path, i, t.ids[i], tokenizer->size);
@@ -1376,9 +1337,11 @@ static void loader_free(Loader *loader) {
 // Files: safetensors, models as Hugging Face folders, extensions. A list of entries says what a file holds, for reading
 // and writing.
 
-// data: reals for dtype F32, int32 for I32.
-typedef struct { char name[64]; const char *dtype; size_t rank, shape[2]; void *data; } Stored;
+// data: reals for dtype F32, int32 for I32; it lies at `start` of the file's data.
+typedef struct { char name[64]; const char *dtype; size_t rank, shape[2]; void *data; uint64_t start; } Stored;
 typedef struct { Stored *at; size_t count; } StoredList;
+
+static size_t stored_size(const Stored *x) { return x->shape[0] * x->shape[1]; }
 
 // Adds the tensors of t to a list, their names after `prefix`. The list has room for 3 sets of tensors and for one list of
 // whole numbers.
@@ -1397,16 +1360,19 @@ static void entries_add(StoredList *e, const char *prefix, const Tensors *t, con
         }
 }
 
-// Adds wte.ids, the tokens of an extension's rows, if there are any.
-static void entries_add_ids(StoredList *e, int *ids, size_t count) {
-    if (count) e->at[e->count++] = (Stored){"wte.ids", "I32", 1, {count, 1}, ids};
+// Adds whole numbers, if there are any.
+static void entries_add_numbers(StoredList *e, const char *name, int *numbers, size_t count) {
+    if (!count) return;
+    Stored *entry = &e->at[e->count++];
+    *entry = (Stored){.dtype = "I32", .rank = 1, .shape = {count, 1}, .data = numbers};
+    snprintf(entry->name, sizeof entry->name, "%s", name);
 }
 
 // Over the values of all entries, as 16 digits, for the metadata: a file whose bytes have changed is noticed.
 static void entries_hash(char digits[17], const StoredList *e) {
     uint64_t hash = 0;
     for (size_t i = 0; i < e->count; i++) {
-        const size_t count = e->at[i].shape[0] * e->at[i].shape[1];
+        const size_t count = stored_size(&e->at[i]);
         if (e->at[i].dtype[0] == 'F') hash = hash_values(hash, e->at[i].data, count);
         else
             for (size_t k = 0; k < count; k++) hash = hash * HASH_FACTOR + ((uint32_t *)e->at[i].data)[k] + 1;
@@ -1417,24 +1383,18 @@ static void entries_hash(char digits[17], const StoredList *e) {
 // A pair of __metadata__, in a format of printf's: both are strings of plain characters.
 #define PAIR(key, format) ",\"" key "\":\"" format "\""
 
-// Writes a safetensors file. metadata: a format, of PAIRs; then its values. (For none, "%s" and "".)
-__attribute__((format(printf, 3, 4)))
-static void safetensors_write(const char *path, const StoredList *e, const char *metadata, ...) {
+// Writes a safetensors file. metadata: PAIRs.
+static void safetensors_write(const char *path, const StoredList *e, const char *metadata) {
     char hash[17];
     entries_hash(hash, e);
     FILE *file = output_open(path);
     uint64_t length = 0;  // of the header: known when it is written
     size_t offset = 0;
     fwrite(&length, sizeof length, 1, file);
-    fprintf(file, "{\"__metadata__\":{\"format\":\"pt\",\"hash\":\"%s\"", hash);
-    va_list values;
-    va_start(values, metadata);
-    vfprintf(file, metadata, values);
-    va_end(values);
-    fputc('}', file);
+    fprintf(file, "{\"__metadata__\":{\"format\":\"pt\"" PAIR("hash", "%s") "%s}", hash, metadata);
     for (size_t i = 0; i < e->count; i++) {
         const Stored *x = &e->at[i];
-        const size_t bytes = x->shape[0] * x->shape[1] * 4;
+        const size_t bytes = 4 * stored_size(x);
         fprintf(file, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%zu", x->name, x->dtype, x->shape[0]);
         if (x->rank == 2) fprintf(file, ",%zu", x->shape[1]);
         fprintf(file, "],\"data_offsets\":[%zu,%zu]}", offset, offset + bytes);
@@ -1447,37 +1407,25 @@ static void safetensors_write(const char *path, const StoredList *e, const char 
     if (end < 0 || fseek(file, 0, SEEK_SET) || !fwrite(&length, sizeof length, 1, file) || fseek(file, 0, SEEK_END))
         die("%s: not written: %s", path, strerror(errno));
     for (size_t i = 0; i < e->count; i++) {
-        const size_t count = e->at[i].shape[0] * e->at[i].shape[1];
-        if (sizeof(real) == 4 || !strcmp(e->at[i].dtype, "I32")) {
-            fwrite(e->at[i].data, 4, count, file);
-            continue;
-        }
-        for (size_t k = 0; k < count; k++) {
-            const float value = (float)((real *)e->at[i].data)[k];
-            fwrite(&value, sizeof value, 1, file);
-        }
+        const Stored *x = &e->at[i];
+        if (sizeof(real) == 4 || x->dtype[0] == 'I') fwrite(x->data, 4, stored_size(x), file);
+        else
+            for (size_t k = 0; k < stored_size(x); k++) fwrite(&(float){(float)((real *)x->data)[k]}, 4, 1, file);
     }
     output_close(file);
 }
 
-// The tensors' data are the `size` bytes from `start` on.
-typedef struct { const char *path; FILE *file; uint64_t start, size; Json *header; } Safetensors;
-
-// For qsort: rising.
-static int compare_starts(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
+// A file that is being read: its tensors' data are the `size` bytes from `start` on.
+typedef struct { const char *path; FILE *file; uint64_t start, size; Json *header; const Json *metadata; } Safetensors;
 
 // Is x a whole number from 0 to `most`?
 static bool whole_number(const Json *x, uint64_t most) {
     return x && x->type == '0' && x->number >= 0 && x->number <= (double)most && x->number == floor(x->number);
 }
 
-// Opens a file and checks its header: every tensor's bytes lie inside the file, and no two overlap. Shapes are checked
-// when read.
+// Opens a file and reads its header.
 static Safetensors safetensors_open(const char *path) {
-    Safetensors s = {path, open_file(path), 0, 0, NULL};
+    Safetensors s = {.path = path, .file = open_file(path)};
     uint64_t length = 0;
     if (fseeko(s.file, 0, SEEK_END)) die("%s: %s", path, strerror(errno));
     const uint64_t whole = (uint64_t)ftello(s.file);
@@ -1490,26 +1438,10 @@ static Safetensors safetensors_open(const char *path) {
     if (fread(text, 1, length, s.file) != length) die("%s: %s", path, strerror(errno));
     s.header = json_parse(path, text, length);
     free(text);
+    if (s.header->type != '{') die("%s: the header is not a JSON object", path);
+    s.metadata = json_get(s.header, "__metadata__");
     s.start = 8 + length;
     s.size = whole - s.start;
-    if (s.header->type != '{') die("%s: the header is not a JSON object", path);
-    size_t count = 0;
-    for (Json *x = s.header->child; x; x = x->next) count++;
-    double (*spans)[2] = allocate(count + 1, sizeof *spans);
-    count = 0;
-    for (Json *x = s.header->child; x; x = x->next) {
-        if (!strcmp(x->key, "__metadata__")) continue;
-        const Json *offsets = x->type == '{' ? json_get(x, "data_offsets") : NULL;
-        const Json *begin = offsets && offsets->type == '[' ? offsets->child : NULL, *end = begin ? begin->next : NULL;
-        if (!end || end->next || !whole_number(begin, s.size) || !whole_number(end, s.size) || begin->number > end->number)
-            die("%s: %s: data_offsets do not lie within the file's %" PRIu64 " bytes of data", path, x->key, s.size);
-        spans[count][0] = begin->number;
-        spans[count++][1] = end->number;
-    }
-    qsort(spans, count, sizeof *spans, compare_starts);
-    for (size_t i = 1; i < count; i++)
-        if (spans[i][0] < spans[i - 1][1]) die("%s: two tensors share the bytes at %.0f", path, spans[i][0]);
-    free(spans);
     return s;
 }
 
@@ -1519,25 +1451,20 @@ static void safetensors_close(Safetensors *s) {
     json_free(s->header);
 }
 
-// The header's object for a tensor, found with or without Hugging Face's "transformer."; NULL if absent.
-static const Json *safetensors_find(const Safetensors *s, const char *name) {
-    char longer[128];
-    snprintf(longer, sizeof longer, "transformer.%s", name);
-    const Json *x = json_get(s->header, name);
-    return x ? x : json_get(s->header, longer);
-}
-
-// Dies unless the header has every entry's tensor with its dtype and shape, and no others, except Hugging Face's causal masks
-// and the copy of the tied head. Then the file has as many bytes as the entries, whose data need not be there yet.
-static void safetensors_check(const Safetensors *s, const StoredList *e) {
+// Finds every entry in the header, with or without Hugging Face's "transformer." before its name. Dies unless each is there
+// with its dtype and shape and bytes of its own within the file, and nothing else except Hugging Face's causal masks and the
+// copy of the tied head.
+static void safetensors_find(const Safetensors *s, StoredList *e) {
     size_t tensors = 0;
     for (size_t i = 0; i < e->count; i++) {
-        const Stored *x = &e->at[i];
-        const Json *found = safetensors_find(s, x->name);
+        Stored *x = &e->at[i];
+        char longer[128];
+        snprintf(longer, sizeof longer, "transformer.%s", x->name);
+        const Json *found = json_get(s->header, x->name);
+        if (!found) found = json_get(s->header, longer);
         if (!found) die("%s: has no tensor %s", s->path, x->name);
-        const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape");
-        const Json *begin = json_get(found, "data_offsets")->child, *side = shape && shape->type == '[' ? shape->child : NULL;
-        const size_t count = x->shape[0] * x->shape[1];
+        const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape"), *offsets = json_get(found, "data_offsets");
+        const Json *side = shape ? shape->child : NULL, *begin = offsets ? offsets->child : NULL, *end = begin ? begin->next : NULL;
         if (!dtype || dtype->type != '"' || strcmp(dtype->string, x->dtype))
             die("%s: %s is stored as %s, expected %s (in Python: model.float().save_pretrained(folder))", s->path, x->name,
                 dtype && dtype->type == '"' ? dtype->string : "nothing", x->dtype);
@@ -1545,8 +1472,13 @@ static void safetensors_check(const Safetensors *s, const StoredList *e) {
             if (!side || side->type != '0' || side->number != (double)x->shape[k])
                 die("%s: %s: side %zu of its shape is %g, expected %zu", s->path, x->name, k, side ? side->number : 0, x->shape[k]);
         if (side) die("%s: %s has more than %zu dimensions", s->path, x->name, x->rank);
-        if (begin->next->number - begin->number != 4.0 * (double)count)
-            die("%s: %s has %.0f bytes, expected %zu", s->path, x->name, begin->next->number - begin->number, 4 * count);
+        if (!whole_number(begin, s->size) || !whole_number(end, s->size) || end->number - begin->number != 4.0 * (double)stored_size(x))
+            die("%s: %s: its data_offsets are not those of %zu bytes among the file's %" PRIu64, s->path, x->name,
+                4 * stored_size(x), s->size);
+        x->start = (uint64_t)begin->number;
+        for (size_t k = 0; k < i; k++)
+            if (x->start < e->at[k].start + 4 * stored_size(&e->at[k]) && e->at[k].start < x->start + 4 * stored_size(x))
+                die("%s: %s and %s share bytes", s->path, e->at[k].name, x->name);
     }
     for (const Json *x = s->header->child; x; x = x->next)
         tensors += !strstr(x->key, ".attn.bias") && !strstr(x->key, ".attn.masked_bias") && strcmp(x->key, "lm_head.weight")
@@ -1554,25 +1486,20 @@ static void safetensors_check(const Safetensors *s, const StoredList *e) {
     if (tensors > e->count) die("%s: has %zu tensors that do not belong to it", s->path, tensors - e->count);
 }
 
-// Fills every entry's data from the file, which must pass safetensors_check and have the hash that its metadata says.
+// After safetensors_find: fills every entry's data. All of them must have the hash that the metadata say, if they say one.
 static void safetensors_read(const Safetensors *s, const StoredList *e) {
-    safetensors_check(s, e);
     for (size_t i = 0; i < e->count; i++) {
         const Stored *x = &e->at[i];
-        const size_t count = x->shape[0] * x->shape[1];
-        const Json *begin = json_get(safetensors_find(s, x->name), "data_offsets")->child;
-        if (fseeko(s->file, (off_t)(s->start + (uint64_t)begin->number), SEEK_SET)
-            || fread(x->data, 4, count, s->file) != count)
+        if (fseeko(s->file, (off_t)(s->start + x->start), SEEK_SET) || fread(x->data, 4, stored_size(x), s->file) != stored_size(x))
             die("%s: %s cannot be read: %s", s->path, x->name, strerror(errno));
-        if (sizeof(real) != 4 && x->dtype[0] == 'F')  // widen in place, from the end
-            for (size_t k = count; k-- > 0;) {
-                float value;
-                memcpy(&value, (char *)x->data + 4 * k, 4);
-                ((real *)x->data)[k] = (real)value;
-            }
+        if (sizeof(real) == 4 || x->dtype[0] == 'I') continue;
+        for (size_t k = stored_size(x); k-- > 0;) {  // widen in place, from the end
+            float value;
+            memcpy(&value, (char *)x->data + 4 * k, 4);
+            ((real *)x->data)[k] = (real)value;
+        }
     }
-    const Json *metadata = json_get(s->header, "__metadata__");
-    const Json *hash = metadata && metadata->type == '{' ? json_get(metadata, "hash") : NULL;
+    const Json *hash = json_get(s->metadata, "hash");
     char digits[17];
     entries_hash(digits, e);
     if (hash && (hash->type != '"' || strcmp(hash->string, digits)))
@@ -1582,15 +1509,14 @@ static void safetensors_read(const Safetensors *s, const StoredList *e) {
 // Reads the tensors of `sets` and, into ids (d->rows), the tokens of the rows among them. Sizes can be claimed: they get memory
 // once the header agrees, and so the file is as large.
 static Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *ids) {
-    Tensors t = tensors_lay_out(sets, d);
+    Tensors t = tensors_lay_out(NULL, sets, d);
     StoredList entries = {0};
+    size_t at = 0;
     entries_add(&entries, "", &t, d);
-    entries_add_ids(&entries, ids, d->rows);
-    safetensors_check(s, &entries);
+    entries_add_numbers(&entries, "wte.ids", ids, d->rows);
+    safetensors_find(s, &entries);
     t = tensors_allocate(sets, d);
-    entries.count = 0;
-    entries_add(&entries, "", &t, d);
-    entries_add_ids(&entries, ids, d->rows);
+    for (Stored *x = entries.at; at < t.size; at += stored_size(x++)) x->data = t.memory + at;
     safetensors_read(s, &entries);
     free(entries.at);
     return t;
@@ -1627,7 +1553,7 @@ enum { LARGEST = 1 << 20 };  // of any dimension; their products fit 64 bits
 // Dies unless the sizes make a model. `source` names what set them.
 static void dims_check(const char *source, const Dims *d) {
     if (d->channels % d->heads) die("%s: %zu heads do not divide %zu channels", source, d->heads, d->channels);
-    const size_t size = tensors_lay_out(SET_BACKBONE, d).size, most = (size_t)4 << 30;
+    const size_t size = tensors_lay_out(NULL, SET_BACKBONE, d).size, most = (size_t)4 << 30;
     if (size > most) die("%s: these sizes make %zu parameters, expected at most %zu", source, size, most);
 }
 
@@ -1660,14 +1586,11 @@ static Model *model_load(const char *folder) {
         die("%s: \"n_inner\" is %g, but nr computes with 4 n_embd = %zu only", path, inner->number, 4 * m->dims.channels);
 
     const Json *unseen = json_get(config, "unseen_tokens");
-    m->knows_unseen = unseen && unseen->type == '[';
-    if (unseen && !m->knows_unseen) die("%s: \"unseen_tokens\" is not a list of token ids", path);
-    m->unseen = allocate(m->dims.vocab, sizeof(int));
-    for (const Json *x = m->knows_unseen ? unseen->child : NULL; x; x = x->next) {
-        const int after = m->n_unseen ? m->unseen[m->n_unseen - 1] + 1 : 0;
-        if (!whole_number(x, m->dims.vocab - 1) || x->number < after)
-            die("%s: \"unseen_tokens\" is not a rising list of ids below %zu", path, m->dims.vocab);
-        m->unseen[m->n_unseen++] = (int)x->number;
+    if (unseen) m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
+    if (unseen && unseen->type != '[') die("%s: \"unseen_tokens\" is not a list of token ids", path);
+    for (const Json *x = unseen ? unseen->child : NULL; x; x = x->next) {
+        if (!whole_number(x, m->dims.vocab - 1)) die("%s: \"unseen_tokens\" has what is no id below %zu", path, m->dims.vocab);
+        m->unseen[(size_t)x->number] = true;
     }
     json_free(config);
     m->tokenizer = tokenizer_load(folder);
@@ -1690,7 +1613,7 @@ static void model_save(const Model *m, const char *folder) {
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     StoredList entries = {0};
     entries_add(&entries, "", &m->w, d);
-    safetensors_write(path, &entries, "%s", "");
+    safetensors_write(path, &entries, "");
     free(entries.at);
     tokenizer_save(m->tokenizer, folder);
     snprintf(path, sizeof path, "%s/config.json", folder);
@@ -1700,9 +1623,11 @@ static void model_save(const Model *m, const char *folder) {
     fprintf(file, "  \"n_layer\": %zu,\n  \"n_head\": %zu,\n  \"n_embd\": %zu,\n  \"n_positions\": %zu,\n  \"n_ctx\": %zu,\n"
             "  \"vocab_size\": %zu,\n  \"bos_token_id\": %zu,\n  \"eos_token_id\": %zu", d->layers, d->heads, d->channels,
             d->context, d->context, d->vocab, d->vocab - 1, d->vocab - 1);
-    if (m->knows_unseen) {
+    if (m->unseen) {
+        const char *between = "";
         fprintf(file, ",\n  \"unseen_tokens\": [");
-        for (size_t i = 0; i < m->n_unseen; i++) fprintf(file, "%s%d", i ? ", " : "", m->unseen[i]);
+        for (size_t v = 0; v < d->vocab; v++)
+            if (m->unseen[v]) fprintf(file, "%s%zu", between, v), between = ", ";
         fputc(']', file);
     }
     fprintf(file, "\n}\n");
@@ -1721,34 +1646,19 @@ static int name_index(const char *const *names, const char *name) {
     return -1;
 }
 
-// The fingerprints of m's first extensions, for metadata.
-typedef struct { char text[MAX_EXTENSIONS * 17 + 1]; } Names;
-static Names extension_names(const Model *m, size_t count) {
-    Names names = {""};
-    for (size_t e = 0; e < count; e++)
-        snprintf(names.text + 17 * e, 18, "%016" PRIx64 " ", m->extension[e]->fingerprint);
-    return names;
-}
-
 // Saves m's last extension.
 static void extension_save(const Model *m, const char *path) {
     const Extension *x = m->extension[m->n_extensions - 1];
     StoredList entries = {0};
     entries_add(&entries, "", &x->w, &x->dims);
-    entries_add_ids(&entries, x->ids, x->dims.rows);
-    safetensors_write(path, &entries, PAIR("method", "%s") PAIR("gate", "%s") PAIR("gate_from", "%s") PAIR("local", "%s")
-                      PAIR("init", "%s") PAIR("alpha", "%g") PAIR("p", "%g") PAIR("hidden", "%zu") PAIR("rank", "%zu")
-                      PAIR("step", "%ld") PAIR("lr", "%g") PAIR("seed", "%" PRIu64) PAIR("backbone", "%016" PRIx64)
-                      PAIR("extensions", "%s"), x->method, gate_names[x->gate], from_names[x->from], local_names[x->local],
-                      init_names[x->init], x->alpha, x->p, x->dims.hidden, x->dims.rank, x->steps, x->lr, x->seed,
-                      m->fingerprint, extension_names(m, m->n_extensions - 1).text);
+    entries_add_numbers(&entries, "wte.ids", x->ids, x->dims.rows);
+    safetensors_write(path, &entries, x->metadata);
     free(entries.at);
 }
 
 // A string of __metadata__; dies if it is missing.
 static const char *metadata_text(const Safetensors *s, const char *key) {
-    const Json *metadata = json_get(s->header, "__metadata__");
-    const Json *x = metadata && metadata->type == '{' ? json_get(metadata, key) : NULL;
+    const Json *x = json_get(s->metadata, key);
     if (!x || x->type != '"') die("%s: its metadata has no \"%s\": not an extension made by nr", s->path, key);
     return x->string;
 }
@@ -1770,6 +1680,14 @@ static int metadata_choice(const Safetensors *s, const char *key, const char *co
     return i;
 }
 
+// The fingerprints of m's first extensions, until the next call.
+static const char *extension_names(const Model *m, size_t count) {
+    static char text[MAX_EXTENSIONS * 17 + 1];
+    *text = 0;
+    for (size_t e = 0; e < count; e++) snprintf(text + 17 * e, 18, "%016" PRIx64 " ", m->extension[e]->fingerprint);
+    return text;
+}
+
 // Loads an extension and plugs it in. Dies if it was trained on another backbone, or on extensions that are not those
 // plugged in first (further ones may follow them: extensions that were trained apart add up).
 static void extension_load(Model *m, const char *path) {
@@ -1780,20 +1698,13 @@ static void extension_load(Model *m, const char *path) {
     if (strcmp(metadata_text(&s, "backbone"), expected))
         die("%s: made for the backbone with fingerprint %.16s, this one has %s", path, metadata_text(&s, "backbone"),
             expected);
-    const char *below = metadata_text(&s, "extensions");
-    const Names names = extension_names(m, m->n_extensions);
-    if (strncmp(names.text, below, strlen(below)))
-        die("%s: trained on extensions %.*s, but those before it are %s: -x in the order of training", path,
-            (int)sizeof names.text, below, *names.text ? names.text : "none");
-    snprintf(x->method, sizeof x->method, "%s", metadata_text(&s, "method"));
+    const char *below = metadata_text(&s, "extensions"), *here = extension_names(m, m->n_extensions);
+    if (strncmp(here, below, strlen(below)))
+        die("%s: trained on extensions %.136s, but those before it are %s: -x in the order of training", path, below,
+            *here ? here : "none");
     x->gate = (Gate)metadata_choice(&s, "gate", gate_names);
     x->from = (GateFrom)metadata_choice(&s, "gate_from", from_names);
     x->local = (Local)metadata_choice(&s, "local", local_names);
-    x->init = (Init)metadata_choice(&s, "init", init_names);
-    x->alpha = metadata_number(&s, "alpha", 1e9);
-    x->p = metadata_number(&s, "p", 1);
-    x->lr = metadata_number(&s, "lr", 1e9);
-    x->steps = (long)metadata_number(&s, "step", 1e15);
     x->dims = m->dims;
     x->dims.hidden = (size_t)metadata_number(&s, "hidden", LARGEST);
     x->dims.rank = (size_t)metadata_number(&s, "rank", LARGEST);
@@ -1855,85 +1766,76 @@ static uint64_t hash_tokens(uint64_t hash, const Tokens *files, size_t count) {
     return hash;
 }
 
-// Everything that a training depends on, in words and two hashes: of the weights it starts from, those of all extensions
-// too, and of the text. One that was saved under other settings must not go on under these.
-static void settings_write(char text[512], const char *label, const Model *m, const Extension *x, const Recipe *r,
-                           const Loader *loader) {
+// All that a training depends on, as metadata of its state and of the extension it makes. Two hashes are of the weights it
+// starts from, those of all extensions too, and of the text.
+static void describe(char text[1024], const char *label, const Model *m, const Extension *x, const Recipe *r, const Loader *loader) {
     const Dims *d = x ? &x->dims : &m->dims;
     uint64_t weights = m->fingerprint, data = hash_tokens(0, loader->old, loader->n_old);
     data = hash_tokens(hash_tokens(data, loader->negative, loader->n_negative), &loader->new, 1);
     for (size_t e = 0; e < m->n_extensions; e++)
         weights = hash_values(weights, m->extension[e]->w.memory, m->extension[e]->w.size);
-    snprintf(text, 512, "%s, %ld steps, batch %ld, context %ld, lr %.15g, warmup %ld, floor %g, decay %g, p %.15g, gate %s, "
-             "gate from %s, local %s, alpha %.15g, init %s, heads %zu, hidden %zu, rank %zu, new rows %zu, seed %" PRIu64
-             ", weights %016" PRIx64 ", data %016" PRIx64, label, r->steps, r->batch, r->context, r->lr, r->warmup, r->floor,
-             r->decay, loader->p, x ? gate_names[x->gate] : "-", x ? from_names[x->from] : "-",
-             x ? local_names[x->local] : "-", x ? x->alpha : 0, x ? init_names[x->init] : "-", d->heads, d->hidden, d->rank,
-             d->rows, loader->seed, weights, data);
+    snprintf(text, 1024, PAIR("method", "%s") PAIR("step", "%ld") PAIR("batch", "%ld") PAIR("context", "%ld") PAIR("lr", "%.15g")
+             PAIR("warmup", "%ld") PAIR("floor", "%g") PAIR("decay", "%g") PAIR("p", "%.15g") PAIR("gate", "%s")
+             PAIR("gate_from", "%s") PAIR("local", "%s") PAIR("alpha", "%.15g") PAIR("init", "%s") PAIR("heads", "%zu")
+             PAIR("hidden", "%zu") PAIR("rank", "%zu") PAIR("rows", "%zu") PAIR("seed", "%" PRIu64) PAIR("weights", "%016" PRIx64)
+             PAIR("data", "%016" PRIx64) PAIR("backbone", "%016" PRIx64) PAIR("extensions", "%s"),
+             label, r->steps, r->batch, r->context, r->lr, r->warmup, r->floor, r->decay, loader->p,
+             x ? gate_names[x->gate] : "", x ? from_names[x->from] : "", x ? local_names[x->local] : "", x ? x->alpha : 0,
+             x ? init_names[x->init] : "", d->heads, d->hidden, d->rank, d->rows, loader->seed, weights, data, m->fingerprint,
+             extension_names(m, m->n_extensions - (x != NULL)));
 }
 
-// Saves or loads all that decides how a training goes on: in `entries` the tensors that train, AdamW's moments, the step
-// and the loader's random state; beside them the settings, and the seconds so far.
-static void state_save(const char *path, const StoredList *entries, const char *settings, double seconds) {
-    safetensors_write(path, entries, PAIR("settings", "%s") PAIR("seconds", "%.3f"), settings, seconds);
-}
-
-// Returns the seconds. Dies, naming the first of the settings that differs, if the state was saved under others.
-static double state_load(const char *path, const StoredList *entries, const char *settings) {
+// Loads the state of a training described so. Dies, naming the first thing that differs, if it was another.
+static void state_load(const char *path, StoredList *entries, const char *description) {
+    char text[1100];
+    const int length = snprintf(text, sizeof text, "{\"format\":\"pt\"%s}", description);
+    Json *here = json_parse(path, text, (size_t)length);
     Safetensors s = safetensors_open(path);
-    const char *saved = metadata_text(&s, "settings"), *here = settings;
-    for (size_t i = 0; saved[i] && saved[i] == settings[i]; i++)
-        if (saved[i] == ' ' && saved[i - 1] == ',') here = settings + i + 1;
-    if (strcmp(saved, settings)) {
-        saved += here - settings;
-        die("%s: saved under other settings: %.*s, and now %.*s", path, (int)strcspn(saved, ","), saved, (int)strcspn(here, ","),
-            here);
+    for (const Json *x = here->child; x; x = x->next) {
+        const char *saved = metadata_text(&s, x->key);
+        if (strcmp(saved, x->string))
+            die("%s: saved under other settings: %s %.80s, and now %s", path, x->key, saved, x->string);
     }
+    safetensors_find(&s, entries);
     safetensors_read(&s, entries);
-    const double seconds = metadata_number(&s, "seconds", 1e15);
     safetensors_close(&s);
-    return seconds;
+    json_free(here);
 }
 
 // Trains extension x, the last of m's, or the backbone if x is NULL, on what the loader draws. Returns the seconds it took, over
 // all sittings. When interrupted, saves the state and ends the program; dies on a loss that is not finite.
-static double train(const char *label, Model *m, const Extension *x, const Recipe *r, Loader *loader) {
+static double train(const char *label, Model *m, Extension *x, const Recipe *r, Loader *loader) {
     const size_t B = (size_t)r->batch, T = (size_t)r->context;
     const Tensors *w = x ? &x->w : &m->w;
     const Dims *d = x ? &x->dims : &m->dims;
     const int sets = x ? x->sets : SET_BACKBONE;
-    Tensors grad = tensors_lay_out(sets, d);
-    Activations a = {0};
-    activations_lay_out(&a, m, B, T, B * T, &grad, false);  // the sizes, to be said before memory is asked for
-    printf("%-9s trains %zu parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, w->size, r->steps, B, T, r->lr);
+    const Tensors grad = tensors_allocate(sets, d), m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
+    Activations a = activations_allocate(m, B, T, B * T, &grad, false);
+    int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
+    printf("%-9s trains %.3fM parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, 1e-6 * (double)w->size, r->steps, B, T,
+           r->lr);
     printf("%-9s %.1f MB of gradients and moments, %.1f of activations\n", "", 3e-6 * (double)(w->size * sizeof(real)),
            1e-6 * (double)(a.size * sizeof(real)));
-    fflush(stdout);
-    grad = tensors_allocate(sets, d);
-    Tensors m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
-    a = activations_allocate(m, B, T, B * T, &grad, false);
-    int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
 
-    char settings[512];
-    settings_write(settings, label, m, x, r, loader);
-    int place[3] = {0};  // the step, and the loader's random state in two halves
+    // A state: what trains, its moments, and how far it is: the step, the milliseconds so far, the loader's random state.
+    int place[4] = {0};
     StoredList entries = {0};
     entries_add(&entries, "w.", w, d);
     entries_add(&entries, "m.", &m1, d);
     entries_add(&entries, "v.", &m2, d);
-    entries.at[entries.count++] = (Stored){"place", "I32", 1, {3, 1}, place};
-    long step = 0;
-    double before = 0;
+    entries_add_numbers(&entries, "place", place, 4);
+    char text[1024], *description = x ? x->metadata : text;
+    describe(description, label, m, x, r, loader);
     if (r->resume && !access(r->state, F_OK)) {
-        before = state_load(r->state, &entries, settings);
-        step = place[0];
-        if (step < 1 || step > r->steps) die("%s: says it was saved at step %ld of %ld", r->state, step, r->steps);
-        memcpy(&loader->random.state, place + 1, sizeof loader->random.state);
+        state_load(r->state, &entries, description);
+        if (place[0] < 1 || place[0] > r->steps) die("%s: says it was saved at step %d of %ld", r->state, place[0], r->steps);
+        memcpy(&loader->random.state, place + 2, sizeof loader->random.state);
         embedding_refresh(m);
-        printf("%-9s goes on from step %ld of %s\n", label, step, r->state);
+        printf("%-9s goes on from step %d of %s\n", label, place[0], r->state);
     }
     fflush(stdout);
-    const double start = now();
+    const double start = now(), before = 1e-3 * place[1];
+    long step = place[0];
     const long first = step;
     for (bool stop = step == r->steps; !stop;) {
         loader_next(loader, tokens, targets, a.old, B, T);
@@ -1953,8 +1855,9 @@ static double train(const char *label, Model *m, const Extension *x, const Recip
         stop = interrupted || step == r->steps;  // read once: a signal may come at any time
         if (stop || (r->save_every && step % r->save_every == 0)) {
             place[0] = (int)step;
-            memcpy(place + 1, &loader->random.state, sizeof loader->random.state);
-            state_save(r->state, &entries, settings, before + now() - start);
+            place[1] = (int)(1e3 * (before + now() - start));
+            memcpy(place + 2, &loader->random.state, sizeof loader->random.state);
+            safetensors_write(r->state, &entries, description);
         }
     }
     if (step < r->steps) {
@@ -1976,36 +1879,34 @@ typedef struct { double loss, early, late, bpb; size_t tokens, bytes; GateScore 
 // scores of each layer; it may be NULL.
 static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *layers) {
     const size_t rows = T < 1024 ? 1024 / T * T : T, count = file->count - 1;  // every token but the first is predicted
-    const size_t L = m->dims.layers;
+    const size_t L = m->dims.layers, n_gates = m->n_extensions * L;
     Activations a = activations_allocate(m, rows / T, T, rows, NULL, false);
     int *tokens = allocate(rows, sizeof(int)), *targets = allocate(rows, sizeof(int));
-    GateScore *sums = allocate(m->n_extensions * L, sizeof *sums);
-    Score s = {0};
+    GateScore *sums = allocate(n_gates, sizeof *sums);
+    Score s = {.tokens = count};
     size_t n_early = 0, n_late = 0;
     const double start = now();
     for (size_t first = 0; first < count; first += rows) {
+        const size_t n = least(rows, count - first);
         for (size_t i = 0; i < rows; i++) {
-            const bool valid = first + i < count;
-            size_t length = 0;
-            tokens[i] = valid ? file->ids[first + i] : 0;
-            targets[i] = valid ? file->ids[first + i + 1] : -1;
-            if (valid) tokenizer_bytes(m->tokenizer, targets[i], &length);
-            s.bytes += length;
-            s.tokens += valid;
+            tokens[i] = i < n ? file->ids[first + i] : 0;
+            targets[i] = i < n ? file->ids[first + i + 1] : -1;
         }
         if (interrupted) die("interrupted");
         model_forward(m, &a, tokens, rows / T, T, 0);
         model_loss(m, &a, targets);
-        for (size_t i = 0; i < least(rows, count - first); i++) {
+        for (size_t i = 0; i < n; i++) {
             const double loss = (double)a.losses.at[i];
+            size_t length;
+            tokenizer_bytes(m->tokenizer, targets[i], &length);
+            s.bytes += length;
             s.loss += loss;
             if (i % T < (T + 7) / 8) s.early += loss, n_early++;
             if (i % T >= T / 2) s.late += loss, n_late++;
         }
-        for (size_t k = 0; k < m->n_extensions * L; k++) {
-            if (!(m->extension[k / L]->sets & SET_ADAPTER)) continue;
+        for (size_t k = 0; k < n_gates; k++) {
             const Residue r = residue_at(m, &a, k / L, k % L);
-            for (size_t i = 0; i < least(rows, count - first); i++) {
+            for (size_t i = 0; r.gate && i < n; i++) {
                 sums[k].gate += (double)r.gate[i];
                 sums[k].closed += r.gate[i] == 0;
                 sums[k].residue += (double)r.local[i];
@@ -2015,21 +1916,21 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *l
             progress("eval", (long)(first / rows + 1), (long)((count - 1) / rows + 1), file->domain, start, (double)rows);
     }
     s.bpb = s.loss / 0.6931471805599453 / (double)s.bytes;
-    s.loss /= (double)s.tokens;
+    s.loss /= (double)count;
     s.early /= (double)n_early;
     s.late /= (double)n_late;
-    for (size_t k = 0; k < m->n_extensions * L; k++) {
-        const Extension *x = m->extension[k / L];
-        GateScore *mean = &s.gates[k / L];
-        sums[k].gate = x->sets & SET_GATE ? sums[k].gate / (double)s.tokens : (double)NAN;
-        sums[k].closed = x->sets & SET_GATE ? sums[k].closed / (double)s.tokens : (double)NAN;
-        sums[k].residue = x->sets & SET_ADAPTER && x->local != LOCAL_CE ? sums[k].residue / (double)s.tokens : (double)NAN;
-        mean->gate += sums[k].gate / (double)L;
-        mean->closed += sums[k].closed / (double)L;
-        mean->residue += sums[k].residue / (double)L;
-    }
     for (size_t e = m->n_extensions; e < MAX_EXTENSIONS; e++) s.gates[e] = (GateScore){NAN, NAN, NAN};
-    if (layers) memcpy(layers, sums, m->n_extensions * L * sizeof *sums);
+    for (size_t k = 0; k < n_gates; k++) {
+        const Extension *x = m->extension[k / L];
+        GateScore *mean = &s.gates[k / L], *g = &sums[k];
+        if (!(x->sets & SET_GATE)) g->gate = g->closed = NAN;
+        if (!(x->sets & SET_ADAPTER) || x->local == LOCAL_CE) g->residue = NAN;
+        *g = (GateScore){g->gate / (double)count, g->closed / (double)count, g->residue / (double)count};
+        mean->gate += g->gate / (double)L;
+        mean->closed += g->closed / (double)L;
+        mean->residue += g->residue / (double)L;
+    }
+    if (layers) memcpy(layers, sums, n_gates * sizeof *sums);
     activations_free(&a);
     free(tokens), free(targets), free(sums);
     return s;
@@ -2072,22 +1973,7 @@ static int sample_token(const real *logits, size_t V, double temperature, double
     return (int)chosen;
 }
 
-// Prints bytes to stdout, holding back those of a UTF-8 character until it is complete. held: at most 4 bytes, `n_held`
-// of them.
-static void print_utf8(char *held, size_t *n_held, const char *bytes, size_t length) {
-    for (size_t i = 0; i < length; i++) {
-        const unsigned char byte = (unsigned char)bytes[i];
-        if (*n_held && (byte & 0xC0) != 0x80) fwrite(held, 1, *n_held, stdout), *n_held = 0;  // cut short: no character
-        held[(*n_held)++] = bytes[i];
-        const unsigned char first = (unsigned char)held[0];
-        const size_t whole = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1;
-        if (*n_held >= whole) fwrite(held, 1, *n_held, stdout), *n_held = 0;
-    }
-    fflush(stdout);
-}
-
-// Continues `count` tokens by up to n more, printing each character when it is complete; stops at an end of text if
-// `stop`. The keys and values that forward keeps are the cache; positions are absolute, so past the context the last
+// Continues `count` tokens by up to n more and prints each as it is drawn; stops at an end of text if `stop`. The keys and values that forward keeps are the cache; positions are absolute, so past the context the last
 // half is kept and run again. Returns how many tokens were drawn.
 static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, double top_p,
                      uint64_t seed, bool stop) {
@@ -2095,8 +1981,7 @@ static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, 
     Activations a = activations_allocate(m, 1, T, 1, NULL, true);
     int *tokens = allocate(T + 1, sizeof(int));
     Random random = random_stream(seed, 4);
-    char held[4] = {0};
-    size_t drawn = 0, start = 0, n_held = 0;
+    size_t drawn = 0, start = 0;
     bool moved = false;  // past the context
     if (count > T) {
         fprintf(stderr, "[the prompt has %zu tokens: the last %zu are kept]\n", count, half);
@@ -2118,9 +2003,9 @@ static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, 
         if (stop && token == m->tokenizer->size - 1) break;
         size_t length;
         const char *bytes = tokenizer_bytes(m->tokenizer, token, &length);
-        print_utf8(held, &n_held, bytes, length);
+        fwrite(bytes, 1, length, stdout);
+        fflush(stdout);
     }
-    fwrite(held, 1, n_held, stdout);
     activations_free(&a);
     free(tokens);
     return drawn;
@@ -2241,30 +2126,17 @@ static Loader loader_open(const char *old, const char *new, const Tokenizer *tok
     return loader;
 }
 
-// 1234567 as "1,234,567", until the next call.
-static const char *thousands(size_t n) {
-    static char text[32];
-    char *at = text + sizeof text - 1;
-    for (int digits = 0; n || !digits; n /= 10, digits++) {
-        if (digits && digits % 3 == 0) *--at = ',';
-        *--at = (char)('0' + n % 10);
-    }
-    return at;
-}
-
 // What is about to run, on what, how: printed first by every subcommand that computes for long.
 static void print_settings(const char *command, const Model *m) {
     const Dims *d = &m->dims;
     printf("nr %s: seed %ld, %d thread%s%s\n", command, opt.seed, max_threads(), max_threads() > 1 ? "s" : "", built);
-    printf("model: %zu layers, %zu heads, %zu channels, context %zu, vocabulary %zu: %s parameters\n", d->layers,
-           d->heads, d->channels, d->context, d->vocab, thousands(m->w.size));
+    printf("model: %zu layers, %zu heads, %zu channels, context %zu, vocabulary %zu: %.3fM parameters\n", d->layers,
+           d->heads, d->channels, d->context, d->vocab, 1e-6 * (double)m->w.size);
 }
 
-// Which tokens a text has: (vocab), to be freed.
-static bool *tokens_met(const Tokens *text, size_t vocab) {
-    bool *met = allocate(vocab, sizeof *met);
-    for (size_t i = 0; i < text->count; i++) met[text->ids[i]] = true;
-    return met;
+// Marks (vocab) every token that a text has.
+static void tokens_mark(bool *marks, const Tokens *text, bool mark) {
+    for (size_t i = 0; i < text->count; i++) marks[text->ids[i]] = mark;
 }
 
 // A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `text` lacks are recorded as
@@ -2280,17 +2152,11 @@ static Model *model_new(const Tokens *text, Tokenizer *tokenizer) {
     Random random = random_stream((uint64_t)opt.seed, 1);
     tensors_init(&m->w, &m->dims, INIT_LOW, GATE_NONE, &random);
     m->fingerprint = fingerprint(&m->w);
-    bool *met = tokens_met(text, m->dims.vocab);
-    m->knows_unseen = true;
-    m->unseen = allocate(m->dims.vocab, sizeof(int));
-    for (size_t v = 0; v < m->dims.vocab; v++)
-        if (!met[v]) m->unseen[m->n_unseen++] = (int)v;
-    free(met);
+    m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
+    memset(m->unseen, true, m->dims.vocab);
+    tokens_mark(m->unseen, text, false);
     return m;
 }
-
-// Where a training keeps its state, under the name of what it makes; to be freed.
-static char *state_path(const char *output) { return join(output, "", ".state"); }
 
 // Pretrains m on what the loader draws. Returns the seconds it took.
 static double pretrain(Model *m, Loader *loader, const char *state) {
@@ -2303,36 +2169,29 @@ static double pretrain(Model *m, Loader *loader, const char *state) {
 }
 
 // The extension that a method and the options describe, plugged into m. ablate: --gate, --gate-from, --local, --init and
-// --alpha apply. Its rows are those of tokens that neither pretraining nor an earlier extension has met, and the new text has
-// (met; NULL: any).
-static Extension *extension_new(Model *m, const Method *method, bool ablate, const bool *met) {
+// --alpha apply. Its rows are those of tokens that nothing has trained yet and that are among those to learn (V; NULL: all).
+static Extension *extension_new(Model *m, const Method *method, bool ablate, const bool *learn) {
     Extension *x = allocate(1, sizeof *x);
     const size_t C = m->dims.channels, L = m->dims.layers;
     const double fifth = 0.2 * (double)m->w.size / (3.0 * (double)(C * L));
     const size_t hidden = opt.hidden ? (size_t)opt.hidden : fifth < 16 ? 16 : 16 * (size_t)(fifth / 16 + 0.5);
-    snprintf(x->method, sizeof x->method, "%s", method->name);
     x->gate = ablate && opt.gate ? (Gate)name_index(gate_names, opt.gate) : method->gate;
     x->from = ablate && opt.gate_from ? (GateFrom)name_index(from_names, opt.gate_from) : FROM_LAYER;
     x->local = ablate && opt.local ? (Local)name_index(local_names, opt.local) : method->local;
     x->init = ablate && opt.init ? (Init)name_index(init_names, opt.init) : method->init;
     x->alpha = x->local == LOCAL_NONE ? 0 : ablate && !isnan(opt.alpha) ? opt.alpha
              : method->local == LOCAL_NONE ? 1 : method->alpha;
-    x->seed = (uint64_t)opt.seed;
     x->dims = m->dims;
     x->dims.hidden = method->sets & SET_ADAPTER ? hidden : 0;
     x->dims.rank = method->sets & SET_LORA ? opt.rank ? (size_t)opt.rank : (3 * hidden + 15) / 16 : 0;  // 16 C R = 3 C H
-    x->ids = allocate(m->n_unseen + 1, sizeof(int));
-    for (size_t i = 0; i < m->n_unseen && opt.new_rows; i++) {
-        bool taken = met && !met[m->unseen[i]];
-        for (size_t e = 0; e < m->n_extensions; e++)
-            for (size_t k = 0; k < m->extension[e]->dims.rows; k++) taken |= m->extension[e]->ids[k] == m->unseen[i];
-        if (!taken) x->ids[x->dims.rows++] = m->unseen[i];
-    }
+    x->ids = allocate(m->dims.vocab, sizeof *x->ids);
+    for (size_t v = 0; v < m->dims.vocab && m->unseen && opt.new_rows; v++)
+        if (m->unseen[v] && (!learn || learn[v])) x->ids[x->dims.rows++] = (int)v;
     if (x->local == LOCAL_CE && x->gate != GATE_SIGMOID) die("--local ce: needs --gate sigmoid");
     if (x->from == FROM_FIRST && x->gate == GATE_NONE) die("--gate-from first: needs a --gate");
     extension_sets(x);
     x->w = tensors_allocate(x->sets, &x->dims);
-    Random random = random_stream(x->seed, 2);
+    Random random = random_stream((uint64_t)opt.seed, 2);
     tensors_init(&x->w, &x->dims, x->init, x->gate, &random);
     for (size_t i = 0; i < x->dims.rows; i++)
         memcpy(x->w.at[ROWS] + i * C, m->wte + (size_t)x->ids[i] * C, C * sizeof(real));
@@ -2348,15 +2207,11 @@ static double extend(Model *m, const Method *method, Loader *loader, bool ablate
                            state, opt.save_every, opt.resume};
     loader->p = strcmp(method->name, "naive") && !isnan(opt.p) ? opt.p : method->p;
     if (loader->n_negative && loader->p > 0.5) die("--p %g: at most 0.5 with --negatives, which take as much", loader->p);
-    bool *met = tokens_met(&loader->new, m->dims.vocab);
-    for (size_t i = 0; i < loader->n_negative; i++) {  // an extension that others shall be added to keeps to its own rows
-        bool *theirs = tokens_met(&loader->negative[i], m->dims.vocab);
-        for (size_t v = 0; v < m->dims.vocab; v++) met[v] &= !theirs[v];
-        free(theirs);
-    }
-    Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate, met);
-    free(met);
-    if (x) x->p = loader->p, x->lr = recipe.lr, x->steps = recipe.steps;
+    bool *learn = allocate(m->dims.vocab, sizeof *learn);
+    tokens_mark(learn, &loader->new, true);  // an extension that others shall be added to keeps to its own rows
+    for (size_t i = 0; i < loader->n_negative; i++) tokens_mark(learn, &loader->negative[i], false);
+    Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate, learn);
+    free(learn);
     const double seconds = train(method->name, m, x, &recipe, loader);
     const uint64_t now_is = fingerprint(&m->w);
     if (x && now_is != m->fingerprint) die("%s: the frozen backbone changed: a defect of nr", method->name);
@@ -2365,22 +2220,28 @@ static double extend(Model *m, const Method *method, Loader *loader, bool ablate
     return seconds;
 }
 
+// The end of a training: m's extension or, if it has none, the model is saved, and the state not needed any more.
+static void save_trained(Model *m, Loader *loader, char *state) {
+    if (m->n_extensions) extension_save(m, opt.out);
+    else model_save(m, opt.out);
+    remove(state);
+    printf("%s written\n", opt.out);
+    free(state);
+    loader_free(loader);
+    model_free(m);
+}
+
 // Trains a backbone and saves its folder.
 static void command_pretrain(void) {
     if (!opt.out) die("pretrain: -o FOLDER is missing");
     Tokenizer *tokenizer = tokenizer_load(opt.data);
     Loader loader = loader_open(NULL, opt.domain, tokenizer, (size_t)opt.context);
     Model *m = model_new(&loader.new, tokenizer);
-    char *state = state_path(opt.out);
+    char *state = join(opt.out, "", ".state");
     make_folders(opt.out, true);
     print_settings("pretrain", m);
     pretrain(m, &loader, state);
-    model_save(m, opt.out);
-    remove(state);
-    printf("%s written\n", opt.out);
-    free(state);
-    loader_free(&loader);
-    model_free(m);
+    save_trained(m, &loader, state);
 }
 
 // Loads -i and every -x.
@@ -2407,17 +2268,11 @@ static void command_extend(void) {
     Loader loader = loader_open(opt.old, opt.new, m->tokenizer, (size_t)opt.context);
     if (opt.negatives)
         loader.n_negative = domains_load(loader.negative, opt.data, opt.negatives, "train", m->tokenizer, (size_t)opt.context);
-    char *state = state_path(opt.out);
+    char *state = join(opt.out, "", ".state");
     make_folders(opt.out, method->sets == SET_BACKBONE);
     print_settings("extend", m);
     extend(m, method, &loader, true, state);
-    if (method->sets == SET_BACKBONE) model_save(m, opt.out);
-    else extension_save(m, opt.out);
-    remove(state);
-    printf("%s written\n", opt.out);
-    free(state);
-    loader_free(&loader);
-    model_free(m);
+    save_trained(m, &loader, state);
 }
 
 // A figure for a csv field: nothing where there is none.
@@ -2436,11 +2291,8 @@ static void command_eval(void) {
     if (opt.csv) {
         make_folders(opt.csv, false);
         csv = output_open(opt.csv);
-        fprintf(csv, "domain,split,tokens,loss,perplexity,bpb");
-        for (size_t e = 0; e < gates; e++) {
-            if (gates == 1) fprintf(csv, ",gate,closed");
-            else fprintf(csv, ",gate_%zu,closed_%zu", e + 1, e + 1);
-        }
+        fprintf(csv, "domain,split,tokens,loss,perplexity,bpb%s", gates == 1 ? ",gate,closed" : "");
+        for (size_t e = 1; e <= gates && gates > 1; e++) fprintf(csv, ",gate_%zu,closed_%zu", e, e);
         fputc('\n', csv);
     }
     print_settings("eval", m);
@@ -2536,40 +2388,58 @@ static void command_gates(void) {
     if (!opt.data) { model_free(m); return; }
     Tokens files[MAX_DOMAINS];
     const size_t n_files = domains_load(files, opt.data, opt.domains, opt.split, m->tokenizer, 1);
-    GateScore *layers = allocate(n_files * m->n_extensions * L, sizeof *layers);
-    Score scores[MAX_DOMAINS];
-    for (size_t i = 0; i < n_files; i++)
-        scores[i] = evaluate(m, &files[i], (size_t)opt.context, layers + i * m->n_extensions * L);
-    for (size_t e = 0; e < m->n_extensions; e++) {
-        printf("\n%-10s %-6s %9s %8s %9s\n", m->n_extensions > 1 ? opt.extension[e] : "", "layer", "mean gate", "closed", "|residue|");
-        for (size_t i = 0; i < n_files; i++)
-            for (size_t l = 0; l <= L; l++) {
-                const GateScore g = l < L ? layers[(i * m->n_extensions + e) * L + l] : scores[i].gates[e];
-                char layer[24] = "all";
-                if (l < L) snprintf(layer, sizeof layer, "%zu", l + 1);
-                printf("%-10s %-6s %9.4f %7.1f%% %9.5f\n", l ? "" : files[i].domain, layer, g.gate, 100 * g.closed, g.residue);
-            }
-    }
-    printf("\n%-10s %9s %22s %22s\n", "nats", "all", "first eighth of window", "last half");
+    GateScore *layers = allocate(m->n_extensions * L, sizeof *layers);
     for (size_t i = 0; i < n_files; i++) {
-        printf("%-10s %9.4f %22.4f %22.4f\n", files[i].domain, scores[i].loss, scores[i].early, scores[i].late);
+        const Score s = evaluate(m, &files[i], (size_t)opt.context, layers);
+        printf("\n%s: %.4f nats a token; %.4f in the first eighth of a window, %.4f in its last half\nlayer", files[i].domain,
+               s.loss, s.early, s.late);
+        for (size_t e = 0; e < m->n_extensions; e++) printf(" | mean gate  closed |residue|");
+        for (size_t l = 0; l <= L; l++) {
+            if (l < L) printf("\n%-5zu", l + 1);
+            else printf("\nall  ");
+            for (size_t e = 0; e < m->n_extensions; e++) {
+                const GateScore g = l < L ? layers[e * L + l] : s.gates[e];
+                printf(" | %9.4f %6.1f%% %9.5f", g.gate, 100 * g.closed, g.residue);
+            }
+        }
+        printf("\n");
         free(files[i].ids);
     }
     free(layers);
     model_free(m);
 }
 
-// A model after a stage of the experiment, which makes a line of its tables and csv files: at (languages) says how well it
-// does, the old domain first.
-typedef struct { char name[16]; size_t stage, trained; Score at[MAX_DOMAINS]; double lr, alpha, p, seconds; } Result;
+// What the experiment finds of a model: how well it does in every language (`at`), after a stage, in which it learnt the
+// language of that number; the backbone knows language 0.
+typedef struct {
+    const char *method;
+    size_t stage, trained;
+    double lr, alpha, p, seconds;
+    char *state;                   // where its training is kept until all is done
+    Score at[MAX_DOMAINS];
+} Result;
 
-// The csv of a single new domain: a line a method.
-static void write_csv(const char *path, const Result *r, size_t count) {
+enum { MAX_METHODS = 16 };
+
+typedef struct {
+    Tokens text[MAX_DOMAINS], files[MAX_DOMAINS];  // to train and to evaluate on, by language
+    size_t languages, count;
+    Result results[1 + MAX_METHODS * MAX_DOMAINS];  // the backbone first, then the stages of each method
+} Experiment;
+
+// How the loss of a language has changed since the method of result r learnt it; before that, since the backbone.
+static double change(const Experiment *x, const Result *r, size_t language) {
+    const Result *since = language && r->stage > language ? r - (r->stage - language) : x->results;
+    return r->at[language].loss - since->at[language].loss;
+}
+
+// The csv of a single new language: a line a method.
+static void write_results(const char *path, const Experiment *x) {
     FILE *file = output_open(path);
     fprintf(file, "method,lr,seed,trainable_params,old_loss,new_loss,old_bpb,new_bpb,"
                   "gate_old,gate_new,closed_old,closed_new,alpha,p,new_rows,seconds\n");
-    for (size_t i = 0; i < count; i++, r++) {
-        fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->name, r->lr, opt.seed, r->trained, r->at[0].loss,
+    for (const Result *r = x->results; r < x->results + x->count; r++) {
+        fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->method, r->lr, opt.seed, r->trained, r->at[0].loss,
                 r->at[1].loss, r->at[0].bpb, r->at[1].bpb);
         csv_number(file, "%.6f", r->at[0].gates[0].gate);
         csv_number(file, "%.6f", r->at[1].gates[0].gate);
@@ -2582,72 +2452,48 @@ static void write_csv(const char *path, const Result *r, size_t count) {
     output_close(file);
 }
 
-// What result r has lost of a language since it had learnt it (language 0 is the backbone's, which is results[0]; k is
-// learnt in stage k); NAN for one that is being learnt or not yet. The stages of a method follow one another.
-static double forgets(const Result *results, const Result *r, size_t language) {
-    if (r->stage <= language) return NAN;
-    const Result *learnt = language ? r - (r->stage - language) : results;
-    return r->at[language].loss - learnt->at[language].loss;
-}
-
 // The csv of a chain of languages: a line for every stage of a method and language.
-static void write_chain(const char *path, const Result *results, size_t count, const Tokens *files, size_t n_files) {
+static void write_chain(const char *path, const Experiment *x) {
     FILE *file = output_open(path);
     fprintf(file, "method,seed,stage,language,loss,bpb,forgets\n");
-    for (const Result *r = results; r < results + count; r++)
-        for (size_t i = 0; i < n_files; i++) {
-            fprintf(file, "%s,%ld,%s,%s,%.6f,%.6f", r->name, opt.seed, files[r->stage].domain, files[i].domain, r->at[i].loss, r->at[i].bpb);
-            csv_number(file, "%.6f", forgets(results, r, i));
+    for (const Result *r = x->results; r < x->results + x->count; r++)
+        for (size_t i = 0; i < x->languages; i++) {
+            fprintf(file, "%s,%ld,%s,%s,%.6f,%.6f", r->method, opt.seed, x->files[r->stage].domain, x->files[i].domain,
+                    r->at[i].loss, r->at[i].bpb);
+            csv_number(file, "%.6f", r->stage > i ? change(x, r, i) : (double)NAN);
             fputc('\n', file);
         }
     output_close(file);
 }
 
-// The table of a chain, from result `first` on: each language's loss after each stage and, once it was learnt, what was
-// lost of it since.
-static void print_chain(const Result *results, size_t first, size_t count, const Tokens *files, size_t n_files) {
-    printf("\n%-8s %-5s", "method", "stage");
-    for (size_t i = 0; i < n_files; i++) printf(" | %-5.5s %7s", files[i].domain, i + 1 < n_files ? "forgets" : "");
-    printf("\n");
-    for (const Result *r = results + first; r < results + count; r++) {
-        printf("%-8s %-5.5s", r->name, files[r->stage].domain);
-        for (size_t i = 0; i < n_files; i++) {
-            const double lost = forgets(results, r, i);
-            printf(" | %5.3f ", r->at[i].loss);
-            if (isnan(lost)) printf("%7s", "");
-            else printf("%+7.3f", lost);
+// The table, 80 columns, from a result on: of every language the loss in nats and its change; in a chain of languages also
+// which one was learnt last, for a single new one bits a byte and how far the gates open and how many are closed.
+static void print_table(const Experiment *x, size_t first) {
+    const bool chain = x->languages > 2;
+    printf("\n%-8s %9s", "method", "trained");
+    if (chain) printf(" learnt");
+    for (size_t i = 0; i < x->languages; i++) printf(" | %-5.5s change%s", x->files[i].domain, chain ? "" : " bits/B");
+    printf("%s\n", chain ? "" : " | gates   closed%");
+    for (const Result *r = x->results + first; r < x->results + x->count; r++) {
+        printf("%-8s %8.3fM", r->method, 1e-6 * (double)r->trained);
+        if (chain) printf(" %-6.6s", x->files[r->stage].domain);
+        for (size_t i = 0; i < x->languages; i++) {
+            printf(" | %5.3f %+6.3f", r->at[i].loss, change(x, r, i));
+            if (!chain) printf("  %5.3f", r->at[i].bpb);
         }
-        printf("\n");
-    }
-}
-
-// The table, 80 columns: losses, and their change against the backbone, which is the first line.
-static void print_table(const Result *r, size_t count) {
-    printf("\n%-8s %9s | %-20.20s | %-20.20s | gate    closed%%\n", "", "", opt.old, opt.new);
-    printf("%-8s %9s |  nats  change bits/B |  nats  change bits/B |", "method", "trained");
-    printf(" %-3.3s %-3.3s %-2.2s %-2.2s\n", opt.old, opt.new, opt.old, opt.new);
-    for (size_t i = 0; i < count; i++) {
-        const Score *at = r[i].at;
-        printf("%-8s %9s |", r[i].name, thousands(r[i].trained));
-        for (int k = 0; k < 2; k++) {
-            printf(" %6.3f ", at[k].loss);
-            if (i) printf("%+7.3f", at[k].loss - r[0].at[k].loss);
-            else printf("%7s", "");
-            printf(" %5.3f |", at[k].bpb);
-        }
-        if (!isnan(at[0].gates[0].gate))
-            printf(" %3.1f %3.1f %2.0f %2.0f", at[0].gates[0].gate, at[1].gates[0].gate, 100 * at[0].gates[0].closed,
-                   100 * at[1].gates[0].closed);
+        if (!chain && !isnan(r->at[0].gates[0].gate))
+            printf(" | %3.1f %3.1f %3.0f %3.0f", r->at[0].gates[0].gate, r->at[1].gates[0].gate, 100 * r->at[0].gates[0].closed,
+                   100 * r->at[1].gates[0].closed);
         printf("\n");
     }
 }
 
 // The first words of a file, and how a model continues them, on one line.
-static void print_sample(const Model *m, const char *name, const Tokens *file) {
+static void print_sample(const Model *m, const Tokens *file) {
     enum { FEWEST = 4, MOST = 16 };  // tokens of the file, to the end of a word
     int prompt[MOST + 1] = {m->tokenizer->size - 1};
     size_t count = 1, length;
-    printf("  %-8s ", name);
+    printf("%9s %.8s: ", "", file->domain);
     for (; count <= MOST && count < file->count; count++) {
         const char *bytes = tokenizer_bytes(m->tokenizer, file->ids[count - 1], &length);
         if (count > FEWEST && bytes[0] == ' ') break;
@@ -2659,99 +2505,81 @@ static void print_sample(const Model *m, const char *name, const Tokens *file) {
     printf("\n");
 }
 
-// Samples in both domains from the backbone, the naive and the neutral model among the results, as saved in --out.
-static void print_samples(const Result *results, size_t count, const Tokens *files) {
-    for (int domain = 0; domain < 2; domain++) {
-        printf("\n%s, continued by\n", files[domain].domain);
-        for (size_t i = 0; i < count; i++) {
-            const bool neutral = !strcmp(results[i].name, "neutral");
-            if (!neutral && strcmp(results[i].name, "backbone") && strcmp(results[i].name, "naive")) continue;
-            char *folder = join(opt.out, "/", neutral ? "backbone" : results[i].name);
-            char *file = join(opt.out, "/", "neutral.safetensors");
-            Model *m = model_load(folder);
-            if (neutral) extension_load(m, file);
-            print_sample(m, results[i].name, &files[domain]);
-            model_free(m);
-            free(folder), free(file);
-        }
-    }
+// Evaluates m, adds it to the results and the csv, and shows it at work.
+static void result_add(Experiment *x, Result r, const Model *m) {
+    const Extension *own = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
+    const bool chain = x->languages > 2;
+    char *csv = join(opt.out, "/", chain ? "chain.csv" : "results.csv");
+    r.trained = own ? own->w.size : m->w.size;
+    r.alpha = own && own->local != LOCAL_NONE ? own->alpha : (double)NAN;
+    for (size_t i = 0; i < x->languages; i++) r.at[i] = evaluate(m, &x->files[i], (size_t)opt.context, NULL);
+    x->results[x->count++] = r;
+    if (chain) write_chain(csv, x);
+    else write_results(csv, x);
+    for (size_t i = 0; i < x->languages; i++) print_sample(m, &x->files[i]);
+    if (chain) print_table(x, x->count - 1);
+    printf("\n");
+    free(csv);
 }
 
-// A line for the tables: m evaluated on the files of all languages.
-static Result result_of(const char *name, size_t stage, const Model *m, const Tokens *files, size_t n_files, double lr, double p,
-                        double seconds) {
-    const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
-    Result r = {.stage = stage, .trained = x ? x->w.size : m->w.size, .lr = lr, .p = p, .seconds = seconds,
-                .alpha = x && x->local != LOCAL_NONE ? x->alpha : (double)NAN};
-    snprintf(r.name, sizeof r.name, "%s", name);
-    for (size_t i = 0; i < n_files; i++) r.at[i] = evaluate(m, &files[i], (size_t)opt.context, NULL);
-    return r;
-}
-
-// The experiment: a backbone of the old domain, extended from the same weights with the same data by each method; to
-// several new domains one after the other, all before being old ones.
+// The experiment: a backbone of the old language, extended from the same weights with the same data by each method; to
+// several new languages one after the other, all before being old ones.
 static void command_run(void) {
-    enum { MOST = 16 };
-    const Method *chosen[MOST];
-    size_t n_chosen = 0, done = 0;
+    static Experiment x;
+    const Method *chosen[MAX_METHODS];
+    size_t n_chosen = 0, unseen = 0;
     for (const char *name = opt.methods; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
-        if (n_chosen == MOST) die("--methods: more than %d", MOST);
+        if (n_chosen == MAX_METHODS) die("--methods: more than %d", MAX_METHODS);
         chosen[n_chosen++] = method_find(name, strcspn(name, ","));
     }
     if (!opt.out) opt.out = "out";
     if (strchr(opt.old, ',')) die("--old %s: run takes one old domain", opt.old);
     Tokenizer *tokenizer = tokenizer_load(opt.data);
-    char *languages = join(opt.old, ",", opt.new);
-    Tokens text[MAX_DOMAINS], files[MAX_DOMAINS];  // to train and to evaluate on, by language
-    const size_t n_files = domains_load(text, opt.data, languages, "train", tokenizer, (size_t)opt.context), stages = n_files - 1;
-    domains_load(files, opt.data, languages, opt.split, tokenizer, 1);
-    Model *m = model_new(&text[0], tokenizer);
-    char *backbone = join(opt.out, "/", "backbone"), *csv = join(opt.out, "/", stages > 1 ? "chain.csv" : "results.csv");
+    char *languages = join(opt.old, ",", opt.new), *backbone = join(opt.out, "/", "backbone");
+    x.languages = domains_load(x.text, opt.data, languages, "train", tokenizer, (size_t)opt.context);
+    domains_load(x.files, opt.data, languages, opt.split, tokenizer, 1);
+    Model *m = model_new(&x.text[0], tokenizer);
     make_folders(backbone, true);
     print_settings("run", m);
     printf("data: %s; training tokens:", opt.data);
-    for (size_t i = 0; i < n_files; i++) printf("%s %s %s", i ? "," : "", text[i].domain, thousands(text[i].count));
-    printf("; %zu of the vocabulary never occur in %s\n\n", m->n_unseen, opt.old);
+    for (size_t i = 0; i < x.languages; i++) printf("%s %s %.3fM", i ? "," : "", x.text[i].domain, 1e-6 * (double)x.text[i].count);
+    for (size_t v = 0; v < m->dims.vocab; v++) unseen += m->unseen[v];
+    printf("; %zu of the vocabulary never occur in %s\n\n", unseen, opt.old);
 
     // A training's last state stays until all is done: --resume takes finished ones from there.
-    Result results[1 + MOST * MAX_DOMAINS];
-    char *states[1 + MOST * MAX_DOMAINS];
-    Loader loader = {.new = text[0], .seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, 3)};
-    states[0] = state_path(backbone);
-    const double seconds = pretrain(m, &loader, states[0]);
+    Loader loader = {.new = x.text[0], .seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, 3)};
+    Result r = {.method = "backbone", .lr = opt.pretrain_lr, .p = NAN, .state = join(backbone, "", ".state")};
+    r.seconds = pretrain(m, &loader, r.state);
     model_save(m, backbone);
-    results[done++] = result_of("backbone", 0, m, files, n_files, opt.pretrain_lr, NAN, seconds);
+    result_add(&x, r, m);
     model_free(m);
     for (size_t i = 0; i < n_chosen; i++) {
         const Method *method = chosen[i];
         m = model_load(backbone);
-        for (size_t stage = 1; stage <= stages; stage++) {
-            char *name = stages > 1 ? join(method->name, "-", text[stage].domain) : join(method->name, "", "");
+        for (size_t stage = 1; stage < x.languages; stage++) {
+            const bool chain = x.languages > 2;
+            char *name = chain ? join(method->name, "-", x.text[stage].domain) : join(method->name, "", "");
             char *path = join(opt.out, "/", name), *file = join(path, "", ".safetensors");
-            memcpy(loader.old, text, stage * sizeof *text);
+            memcpy(loader.old, x.text, stage * sizeof *x.text);
             loader.n_old = stage;
-            loader.new = text[stage];
+            loader.new = x.text[stage];
             loader.random = random_stream((uint64_t)opt.seed, 3);
-            states[done] = state_path(path);
-            const double took = extend(m, method, &loader, !strcmp(method->name, "neutral"), states[done]);
-            results[done] = result_of(method->name, stage, m, files, n_files, isnan(opt.lr) ? method->lr : opt.lr, loader.p, took);
-            done++;
-            if (stages > 1 && method->sets == SET_LORA) lora_merge(m);
+            r = (Result){.method = method->name, .stage = stage, .lr = isnan(opt.lr) ? method->lr : opt.lr, .state = join(path, "", ".state")};
+            r.seconds = extend(m, method, &loader, !strcmp(method->name, "neutral"), r.state);
+            r.p = loader.p;
+            result_add(&x, r, m);
+            if (chain && method->sets == SET_LORA) lora_merge(m);
             if (m->n_extensions) extension_save(m, file);
             else make_folders(path, true), model_save(m, path);
-            if (stages > 1) write_chain(csv, results, done, files, n_files);
-            else write_csv(csv, results, done);
-            if (stages > 1) print_chain(results, done - 1, done, files, n_files), printf("\n");
             free(name), free(path), free(file);
         }
         model_free(m);
     }
-    if (stages > 1) print_chain(results, 0, done, files, n_files);
-    else print_table(results, done), print_samples(results, done, files);
-    for (size_t i = 0; i < done; i++) remove(states[i]), free(states[i]);
-    printf("\n%s written\n", csv);
-    for (size_t i = 0; i < n_files; i++) free(text[i].ids), free(files[i].ids);
-    free(backbone), free(csv), free(languages);
+    print_table(&x, 0);
+    printf("\n%s/%s written\n", opt.out, x.languages > 2 ? "chain.csv" : "results.csv");
+    for (size_t i = 0; i < x.count; i++) remove(x.results[i].state), free(x.results[i].state);
+    for (size_t i = 0; i < x.languages; i++) free(x.text[i].ids), free(x.files[i].ids);
+    free(backbone), free(languages);
 }
 
 static const struct { const char *name; int command; void (*run)(void); const char *about, *example; } commands[] = {

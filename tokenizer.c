@@ -556,10 +556,11 @@ static Json *json_parse(const char *name, const char *text, size_t size) {
     return value;
 }
 
-// Returns an object's member, NULL if it has none of this name. Dies if it has two: no one could say which is meant.
+// Returns an object's member, NULL if it has none of this name or is no object. Dies if it has two: no one could say which is
+// meant.
 static Json *json_get(const Json *object, const char *key) {
     Json *found = NULL;
-    for (Json *member = object->child; member; member = member->next) {
+    for (Json *member = object ? object->child : NULL; member; member = member->next) {
         if (!member->key || strcmp(member->key, key)) continue;
         if (found) die("JSON: the key \"%s\" is there twice", key);
         found = member;

@@ -224,8 +224,7 @@ static Model *model_random(const Dims *d)
     m->w = tensors_allocate(SET_BACKBONE, d);
     m->wte = m->w.at[WTE];
     tensors_init(&m->w, d, INIT_LOW, GATE_NONE, &random);
-    m->unseen = allocate(NEW_ROWS, sizeof *m->unseen);
-    for (int i = 0; i < NEW_ROWS; i++) m->unseen[i] = 13 * i;  // as if its text had lacked these
+    m->unseen = allocate(d->vocab, sizeof *m->unseen);
     return m;
 }
 
@@ -256,7 +255,7 @@ static Trainer *trainer_new(Model *m, const char *name)
     Random random = random_stream(1, 3);
     t->m = m;
     if (method->sets != SET_BACKBONE) {
-        m->n_unseen = name[length] ? NEW_ROWS : 0;
+        for (int i = 0; i < NEW_ROWS; i++) m->unseen[13 * i] = name[length];  // as if its text had lacked these
         t->x = extension_new(m, method, false, NULL);
     }
     t->w = t->x ? &t->x->w : &m->w;
@@ -336,7 +335,7 @@ static void bench_step(void)
     };
     const int rows = METHODS_TIMED - (all_threads == 1);
     Model *m = model_random(&small);
-    printf("\ntraining step: %s parameters, B=%d T=%d L=%zu NH=%zu C=%zu V=%zu; adapters, LoRA: 20%%\n", thousands(m->w.size), BATCH, TIME,
+    printf("\ntraining step: %.3fM parameters, B=%d T=%d L=%zu NH=%zu C=%zu V=%zu; adapters, LoRA: 20%%\n", 1e-6 * (double)m->w.size, BATCH, TIME,
            small.layers, small.heads, small.channels, small.vocab);
     // The methods take turns, so that a slow minute of the machine falls on all of them.
     for (int round = 0; round < ROUNDS; round++)
@@ -361,7 +360,7 @@ static void bench_step(void)
         r[i].gflop = (f.forward + f.back + f.weights) / 1e9;
         char name[32];
         snprintf(name, sizeof name, "%s%s", r[i].name, r[i].threads ? ", 1" : "");
-        printf("%-11s %10s %6.1f %6.1f %5.1f %5.1f %5.1f %5.1f %7.1f %6.1f %4.0f%% %6.0f %4.0f\n", name, thousands(r[i].trained),
+        printf("%-11s %9.3fM %6.1f %6.1f %5.1f %5.1f %5.1f %5.1f %7.1f %6.1f %4.0f%% %6.0f %4.0f\n", name, 1e-6 * (double)r[i].trained,
                1e3 * seconds, 1e3 * shortest(&r[i].times), f.forward / 1e9, f.back / 1e9, f.weights / 1e9, r[i].gflop, r[i].gflop / seconds,
                r[i].limit / 1e9, 100e9 * r[i].gflop / seconds / r[i].limit, BATCH * TIME / seconds, r[i].bytes / 1e6);
     }
@@ -404,8 +403,8 @@ static void bench_decode(void)
     for (size_t i = 0; i < FIRST + TOKENS; i++) tokens[i] = (int)(random_bits(&random) % gpt2.vocab);
     // Of the positions one row is read, of wte all: it is the head.
     const double bytes = (double)((m->w.size - gpt2.context * gpt2.channels) * sizeof(real));
-    printf("\ndecoding: %s parameters, L=%zu NH=%zu C=%zu V=%zu, %d tokens one by one from position %d; %.0f MB a token\n",
-           thousands(m->w.size), gpt2.layers, gpt2.heads, gpt2.channels, gpt2.vocab, TOKENS, FIRST, bytes / 1e6);
+    printf("\ndecoding: %.3fM parameters, L=%zu NH=%zu C=%zu V=%zu, %d tokens one by one from position %d; %.0f MB a token\n",
+           1e-6 * (double)m->w.size, gpt2.layers, gpt2.heads, gpt2.channels, gpt2.vocab, TOKENS, FIRST, bytes / 1e6);
     printf("%-12s %9s %9s %9s %9s %9s %6s\n", "", "tokens/s", "ms", "min", "GB/s", "limit", "share");
     for (int threads = all_threads; threads; threads = fewer(threads)) {
         use_threads(threads);

@@ -148,7 +148,7 @@ UNSEEN static void free_one(void *block)
 static char folder[128];
 static Model *model;
 static StoredList training;  // what the state is read into
-static const char settings_of_state[] = "sound, lr 1, p 0";
+static const char description_of_state[] = PAIR("method", "sound") PAIR("lr", "1");
 
 // The path of a file in the folder, until the next call.
 static const char *path_of(const char *name)
@@ -182,16 +182,16 @@ static void make_files(void)
     for (size_t i = 0; i < m->w.size; i++) m->w.memory[i] = (real)(i % 7) / 8;
     m->wte = m->w.at[WTE];
     m->fingerprint = fingerprint(&m->w);
-    m->knows_unseen = true;
-    m->unseen = allocate(m->dims.vocab, sizeof(int));
-    m->unseen[m->n_unseen++] = 3, m->unseen[m->n_unseen++] = 7;
+    m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
+    m->unseen[3] = m->unseen[7] = true;
     model_save(m, folder);
 
-    Extension x = {.method = "neutral", .dims = m->dims, .ids = m->unseen};
+    Extension x = {.dims = m->dims, .ids = (int[]){3, 7}};
     x.sets = SET_ADAPTER | SET_GATE | SET_LORA | SET_ROWS;
     x.dims.hidden = x.dims.rank = 1, x.dims.rows = 2, x.dims.gate = m->dims.channels;
     x.w = tensors_allocate(x.sets, &x.dims);
     m->extension[m->n_extensions++] = &x;
+    describe(x.metadata, "neutral", m, &x, &(Recipe){.steps = 1}, &(Loader){.p = 0});
     extension_save(m, path_of("extension.safetensors"));
     m->n_extensions = 0;
 
@@ -199,7 +199,7 @@ static void make_files(void)
     entries_add(&training, "w.", &w, &m->dims);
     entries_add(&training, "m.", &w, &m->dims);
     entries_add(&training, "v.", &w, &m->dims);
-    state_save(path_of("state.safetensors"), &training, settings_of_state, 1.5);
+    safetensors_write(path_of("state.safetensors"), &training, description_of_state);
 
     const struct { int32_t header[TOKENS_HEADER]; uint16_t ids[4]; } tokens = {
         {TOKENS_MAGIC, TOKENS_VERSION, 4, (int32_t)tokenizer_hash(m->tokenizer)}, {1, 2, 3, 4}};
@@ -280,7 +280,7 @@ static void fuzz_state(const char *input, size_t size)
 {
     write_safetensors("state.safetensors", input, size);
     inside = true;
-    state_load(path_of("state.safetensors"), &training, settings_of_state);
+    state_load(path_of("state.safetensors"), &training, description_of_state);
 }
 
 // vocab.json, and behind a NUL merges.txt: they have to agree.
