@@ -939,9 +939,11 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
     a->logits = buffer(a, 1, n_logits, d->vocab, train);
     a->losses = buffer(a, 1, n_logits, 1, train);
     a->context = buffer(a, 1, reads_context(m) ? n : 0, 2 * C, true);
+    size_t hidden = 0, rank = 0, rows = 0;  // of the widest extension
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *x = m->extension[e];
         ExtensionActivations *s = &a->extension[e];
+        hidden = most(hidden, x->dims.hidden), rank = most(rank, x->dims.rank), rows = most(rows, x->dims.rows);
         if (x->sets & SET_ADAPTER) {
             s->wi_u = buffer(a, L, n, x->dims.hidden, train);
             s->wg_u = buffer(a, L, n, x->dims.hidden, train);
@@ -953,11 +955,6 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
         for (int k = 0; k < 4 && x->sets & SET_LORA; k++) s->low[k] = buffer(a, L, n, x->dims.rank, train);
     }
     if (!train) return;
-    size_t hidden = 0, rank = 0, rows = 0;  // of the widest extension
-    for (size_t e = 0; e < m->n_extensions; e++) {
-        const Dims *x = &m->extension[e]->dims;
-        hidden = most(hidden, x->hidden), rank = most(rank, x->rank), rows = most(rows, x->rows);
-    }
     a->dx = buffer(a, 1, n, C, true);
     a->du = buffer(a, 1, n, C, true);
     a->dqkv = buffer(a, 1, n, 3 * C, true);
@@ -1246,7 +1243,7 @@ static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, c
 
 enum { MAX_DOMAINS = 8 };
 
-typedef struct { char domain[32]; uint16_t *ids; size_t count; } Tokens;
+typedef struct { char domain[32]; uint16_t *ids; size_t count; uint64_t hash; } Tokens;  // hash: of all ids
 
 // Reads FOLDER/DOMAIN_SPLIT.bin, in llm.c's format: 256 int32 (magic, version, count, and in the fourth a hash of the
 // vocabulary, 0: unknown), then uint16 ids. Dies unless it is whole, made with this tokenizer, and has more than
@@ -1254,7 +1251,7 @@ typedef struct { char domain[32]; uint16_t *ids; size_t count; } Tokens;
 static Tokens tokens_load(const char *folder, const char *domain, const char *split, const Tokenizer *tokenizer,
                           size_t context) {
     enum { HEADER = TOKENS_HEADER * 4 };
-    Tokens t = {{0}, NULL, 0};
+    Tokens t = {.count = 0};
     if (strlen(domain) >= sizeof t.domain) die("domain %s: expected a name of less than %zu bytes", domain, sizeof t.domain);
     strcpy(t.domain, domain);
     char path[4096];
@@ -1275,9 +1272,11 @@ static Tokens tokens_load(const char *folder, const char *domain, const char *sp
             (unsigned)tokenizer_hash(tokenizer));
     t.count = (size_t)header[2];
     t.ids = memmove(bytes, bytes + HEADER, size - HEADER);
-    for (size_t i = 0; i < t.count; i++)
+    for (size_t i = 0; i < t.count; i++) {
         if (t.ids[i] >= tokenizer->size)
             die("%s: token %zu is %d, beyond the vocabulary of %d", path, i, t.ids[i], tokenizer->size);
+        t.hash = t.hash * HASH_FACTOR + t.ids[i] + 1;
+    }
     if (t.count <= context) die("%s: %zu tokens, expected more than the context of %zu", path, t.count, context);
     return t;
 }
@@ -1757,21 +1756,13 @@ typedef struct {
     bool resume;                   // go on from that file if it is there
 } Recipe;
 
-// Continues a hash over all tokens of `count` files.
-static uint64_t hash_tokens(uint64_t hash, const Tokens *files, size_t count) {
-    for (size_t f = 0; f < count; f++) {
-        for (size_t i = 0; i < files[f].count; i++) hash = hash * HASH_FACTOR + files[f].ids[i] + 1;
-        hash *= HASH_FACTOR;  // where a file ends
-    }
-    return hash;
-}
-
 // All that a training depends on, as metadata of its state and of the extension it makes. Two hashes are of the weights it
 // starts from, those of all extensions too, and of the text.
 static void describe(char text[1024], const char *label, const Model *m, const Extension *x, const Recipe *r, const Loader *loader) {
     const Dims *d = x ? &x->dims : &m->dims;
-    uint64_t weights = m->fingerprint, data = hash_tokens(0, loader->old, loader->n_old);
-    data = hash_tokens(hash_tokens(data, loader->negative, loader->n_negative), &loader->new, 1);
+    uint64_t weights = m->fingerprint, data = loader->new.hash;
+    for (size_t i = 0; i < loader->n_old; i++) data = data * HASH_FACTOR + loader->old[i].hash;
+    for (size_t i = 0; i < loader->n_negative; i++) data = data * HASH_FACTOR + ~loader->negative[i].hash;  // in another role
     for (size_t e = 0; e < m->n_extensions; e++)
         weights = hash_values(weights, m->extension[e]->w.memory, m->extension[e]->w.size);
     snprintf(text, 1024, PAIR("method", "%s") PAIR("step", "%ld") PAIR("batch", "%ld") PAIR("context", "%ld") PAIR("lr", "%.15g")
@@ -1939,44 +1930,25 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *l
 // ---------------------------------------------------------------------------------------------------------------------
 // Sampling.
 
-// For qsort: falling.
-static int compare_falling(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x < y) - (x > y);
-}
-
-// Draws a token from softmax(logits / temperature), among the fewest most likely tokens whose probabilities sum to
-// top_p. Temperature 0 takes the most likely.
-static int sample_token(const real *logits, size_t V, double temperature, double top_p, Random *random) {
-    size_t chosen = 0;
-    for (size_t i = 1; i < V; i++)
-        if (logits[i] > logits[chosen]) chosen = i;
-    if (temperature == 0) return (int)chosen;
-    double *p = allocate(V, sizeof *p), sum = 0, least_likely = 0;
-    for (size_t i = 0; i < V; i++) sum += p[i] = exp((double)(logits[i] - logits[chosen]) / temperature);
-    if (top_p < 1) {
-        double *sorted = allocate(V, sizeof *sorted), kept = 0;
-        memcpy(sorted, p, V * sizeof *p);
-        qsort(sorted, V, sizeof *sorted, compare_falling);
-        for (size_t i = 0; i < V && kept < top_p * sum; i++) kept += least_likely = sorted[i];
-        free(sorted);
-        sum = 0;
-        for (size_t i = 0; i < V; i++) sum += p[i] >= least_likely ? p[i] : 0;
+// Draws a token from softmax(logits / temperature); temperature 0 takes the most likely.
+static int sample_token(const real *logits, size_t V, double temperature, Random *random) {
+    const real max = largest(V, logits);
+    double sum = 0;
+    size_t token = 0;
+    if (temperature == 0) {
+        while (token < V - 1 && logits[token] < max) token++;
+        return (int)token;
     }
+    for (size_t i = 0; i < V; i++) sum += exp((double)(logits[i] - max) / temperature);
     double target = random_uniform(random) * sum;
-    for (size_t i = 0; i < V; i++) {
-        if (p[i] < least_likely) continue;
-        chosen = i;
-        if ((target -= p[i]) < 0) break;
-    }
-    free(p);
-    return (int)chosen;
+    while (token < V - 1 && (target -= exp((double)(logits[token] - max) / temperature)) >= 0) token++;
+    return (int)token;
 }
 
 // Continues `count` tokens by up to n more and prints each as it is drawn; stops at an end of text if `stop`. The keys and values that forward keeps are the cache; positions are absolute, so past the context the last
 // half is kept and run again. Returns how many tokens were drawn.
-static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, double top_p,
-                     uint64_t seed, bool stop) {
+static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, uint64_t seed,
+                     bool stop) {
     const size_t T = m->dims.context, half = (T + 1) / 2;
     Activations a = activations_allocate(m, 1, T, 1, NULL, true);
     int *tokens = allocate(T + 1, sizeof(int));
@@ -1998,7 +1970,7 @@ static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, 
         }
         model_forward(m, &a, tokens + start, 1, count, start);
         start = count;
-        const int token = tokens[count++] = sample_token(a.logits.at, m->dims.vocab, temperature, top_p, &random);
+        const int token = tokens[count++] = sample_token(a.logits.at, m->dims.vocab, temperature, &random);
         drawn++;
         if (stop && token == m->tokenizer->size - 1) break;
         size_t length;
@@ -2033,12 +2005,12 @@ static struct {
     const char *extension[MAX_EXTENSIONS + 1];
     long layers, heads, channels, context, pretrain_steps, pretrain_batch, steps, batch, hidden, rank, new_rows;
     long seed, count, threads, save_every, resume;
-    double pretrain_lr, lr, alpha, p, temperature, top_p;
+    double pretrain_lr, lr, alpha, p, temperature;
 } opt = {
     .data = "data/toy", .old = "en", .new = "fr", .domain = "en", .domains = "en,fr", .split = "val", .method = "neutral",
     .methods = "naive,finetune,lora,adapter,neutral", .prompt = "", .in = "out/backbone",
     .layers = 4, .heads = 4, .channels = 128, .context = 128, .pretrain_steps = 1600, .pretrain_batch = 8, .steps = 400, .batch = 8,
-    .new_rows = 1, .seed = 1, .count = 100, .pretrain_lr = 2e-3, .lr = NAN, .alpha = NAN, .p = NAN, .temperature = 0.8, .top_p = 1,
+    .new_rows = 1, .seed = 1, .count = 100, .pretrain_lr = 2e-3, .lr = NAN, .alpha = NAN, .p = NAN, .temperature = 0.8,
 };
 
 typedef struct {
@@ -2092,7 +2064,6 @@ static const Option options[] = {
     {"prompt", 'p', 's', &opt.prompt, 0, 0, NULL, SAMPLE | GATES, "the text (also without --prompt)"},
     {"count", 'n', 'i', &opt.count, 1, 1e9, NULL, SAMPLE, "tokens to draw at most"},
     {"temperature", 0, 'r', &opt.temperature, 0, 100, NULL, SAMPLE, "0: always the most likely token"},
-    {"top-p", 0, 'r', &opt.top_p, 0, 1, NULL, SAMPLE, "draw among the likeliest tokens that hold this much probability"},
     {"csv", 0, 's', &opt.csv, 0, 0, NULL, EVAL, "also write the figures to this file"},
     {"threads", 0, 'i', &opt.threads, 0, 1024, NULL, ALL, "0: as many as there are cores"},
 };
@@ -2325,7 +2296,7 @@ static void command_sample(void) {
     const int end = m->tokenizer->size - 1;
     printf("%s", opt.prompt);
     const double start = now();
-    const size_t drawn = sample(m, count ? prompt : &end, count ? count : 1, (size_t)opt.count, opt.temperature, opt.top_p,
+    const size_t drawn = sample(m, count ? prompt : &end, count ? count : 1, (size_t)opt.count, opt.temperature,
                                 (uint64_t)opt.seed, false);
     printf("\n");
     fprintf(stderr, "[%zu tokens, %.0f tokens/s]\n", drawn, (double)drawn / (now() - start));
@@ -2441,10 +2412,8 @@ static void write_results(const char *path, const Experiment *x) {
     for (const Result *r = x->results; r < x->results + x->count; r++) {
         fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->method, r->lr, opt.seed, r->trained, r->at[0].loss,
                 r->at[1].loss, r->at[0].bpb, r->at[1].bpb);
-        csv_number(file, "%.6f", r->at[0].gates[0].gate);
-        csv_number(file, "%.6f", r->at[1].gates[0].gate);
-        csv_number(file, "%.6f", r->at[0].gates[0].closed);
-        csv_number(file, "%.6f", r->at[1].gates[0].closed);
+        for (int i = 0; i < 2; i++) csv_number(file, "%.6f", r->at[i].gates[0].gate);
+        for (int i = 0; i < 2; i++) csv_number(file, "%.6f", r->at[i].gates[0].closed);
         csv_number(file, "%g", r->alpha);
         csv_number(file, "%g", r->p);
         fprintf(file, ",%ld,%.1f\n", opt.new_rows, r->seconds);
@@ -2501,7 +2470,7 @@ static void print_sample(const Model *m, const Tokens *file) {
         prompt[count] = file->ids[count - 1];
     }
     printf(" |");
-    sample(m, prompt, count, 40, 0.5, 1, (uint64_t)opt.seed, true);
+    sample(m, prompt, count, 40, 0.5, (uint64_t)opt.seed, true);
     printf("\n");
 }
 

@@ -148,7 +148,7 @@ allocations() {
     $CC -O1 -std=c11 -shared -fPIC -o faults.so "$source/dev/faults.c" || { echo 'allocations: needs glibc, left out'; return; }
     for c in "./tokenizer train -v 260 --lines -o target/vocabulary two.txt" "./tokenizer encode -m data --lines -o target/ids two.txt" \
         "$pretrain --save-every 1 -o target/model" "$extend --save-every 1 -o target/x" "$extend --method lora -x x -o target/x" \
-        "./nr eval -i base -x x --data data --csv target/csv" "./nr sample -i base -x x -p dog -n 20 --top-p 0.9" "$run --save-every 2"; do
+        "./nr eval -i base -x x --data data --csv target/csv" "./nr sample -i base -x x -p dog -n 20" "$run --save-every 2"; do
         begin "every allocation fails once: ${c%% -*}"
         prepare "$c"
         count=$(eval "FAIL_ALLOCATION=0 LD_PRELOAD=$work/faults.so $c" 2>&1 >/dev/null | tail -n 1)
