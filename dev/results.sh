@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 data=${DATA:-data/multi30k} out=${OUT:-out/results} results=${RESULTS:-dev/results.csv} jobs=${JOBS:-2}
 pretrain_steps=${PRETRAIN_STEPS:-2400} steps=${STEPS:-800} seeds=${SEEDS:-1 2 3}
 pretrain_lr=2e-3
-pretrain="--layers 4 --heads 4 --channels 128 --context 128 --steps $pretrain_steps --batch 8"
+pretrain="--layers 6 --heads 6 --channels 192 --context 128 --steps $pretrain_steps --batch 8"
 extend="--old en --new fr --steps $steps --batch 8"
 rates='5e-4 1e-3 2e-3 5e-3 1e-2 2e-2'
 
@@ -47,8 +47,8 @@ gate-w0-b0       neutral
 p-0              neutral  --p 0
 p-0.01           neutral  --p 0.01
 p-0.5            neutral  --p 0.5
-hidden-64        neutral  --hidden 64
-hidden-256       neutral  --hidden 256
+hidden-80        neutral  --hidden 80
+hidden-320       neutral  --hidden 320
 no-new-rows      neutral  --new-rows 0
 no-new-rows      adapter  --new-rows 0
 no-new-rows      lora     --new-rows 0
