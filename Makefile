@@ -15,7 +15,7 @@ MATH = -ffp-contract=fast -fno-math-errno
 # OpenMP if the compiler has it.
 OPENMP = $(shell echo 'int main(void) { return 0; }' > .omp.c; $(CC) -fopenmp .omp.c -o .omp 2>/dev/null && echo yes || echo no; rm -f .omp.c .omp)
 OPENMP_yes = -fopenmp
-OPENMP_no = -Wno-unknown-pragmas
+OPENMP_no = -fopenmp-simd -Wno-unknown-pragmas
 FLAGS = $(CFLAGS) $(ARCH) $(MATH) $(OPENMP_$(OPENMP))
 
 all: nr tokenizer data/toy/vocab.json
@@ -45,7 +45,7 @@ FUZZ_FLAGS = -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=10 -rss_limi
 	-dict=dev/fuzz/words.dict -artifact_prefix=dev/fuzz/broken- -print_final_stats=1
 
 dev/fuzz/fuzz: dev/fuzz/fuzz.c nr.c tokenizer.c
-	clang -g -O1 -std=c11 -Wall -Wextra $(OPENMP_no) -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< -lm
+	clang -g -O1 -std=c11 -Wall -Wextra -Wno-unknown-pragmas -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< -lm
 
 # Every search starts from dev/fuzz/seeds, and from what former ones have added to dev/fuzz/corpus. Prints how many inputs each
 # reader was given.

@@ -49,16 +49,12 @@ weight is used once a step, and adds to the gradient of the residual stream.
 #include <signal.h>
 #include <stdbool.h>
 #include <time.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #define TOKENIZER_LIBRARY  // die, allocate, read_file, output_open, the JSON reader and the tokenizer
 #include "tokenizer.c"
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Numbers. `real` is float; the gradient tests compile everything in double. `vec` is as many reals as one register
-// holds.
+// Numbers. `real` is float; the gradient tests compile everything in double. A `vec` is one register full of reals.
 
 #ifndef REAL
 #define REAL float
@@ -91,17 +87,11 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-// How many threads a parallel region will have, and how many the one around has; and how many there shall be.
 #ifdef _OPENMP
-static int max_threads(void) { return omp_get_max_threads(); }
-static size_t team_size(void) { return (size_t)omp_get_num_threads(); }
-static void set_threads(long n) { omp_set_num_threads((int)n); }
-static const char built[] = "";
+#include <omp.h>
 #else
-static int max_threads(void) { return 1; }
-static size_t team_size(void) { return 1; }
-static void set_threads(long n) { if (n > 1) die("--threads %ld: built without OpenMP", n); }
-static const char built[] = " (built without OpenMP)";
+static int omp_get_max_threads(void) { return 1; }
+static void omp_set_num_threads(int n) { if (n > 1) die("--threads %d: built without OpenMP", n); }
 #endif
 
 // e^x, in a form that compilers vectorise (libm's expf is a call for each value). In float: e^x = 2^n e^r with n the
@@ -123,14 +113,9 @@ static inline real exponential(real x) {
     return (real)(e * low.value * high.value);
 }
 
-// In float's own width, which sqrt is not: loops with it are vectorised.
-static inline real square_root(real x) {
-    return sizeof(real) == sizeof(float) ? (real)sqrtf((float)x) : (real)sqrt((double)x);
-}
-
 static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
 
-// Sums are taken in vectors, in an order that depends on the length only.
+// Sums of many lanes at once (with OpenMP), in an order that depends on the length only.
 static real dot(size_t n, const real *a, const real *b) {
     real sum = 0;
     #pragma omp simd reduction(+ : sum)
@@ -153,7 +138,7 @@ static real total_size(size_t n, const real *a) {
     return sum;
 }
 
-// The same in C alone: not every compiler takes a maximum in vectors.
+// Lane by lane in plain C: clang does not vectorise reduction(max).
 static real largest(size_t n, const real *a) {
     real top[LANES], max = a[0];
     for (int l = 0; l < LANES; l++) top[l] = a[0];
@@ -165,8 +150,7 @@ static real largest(size_t n, const real *a) {
     return max;
 }
 
-// Random numbers: splitmix64, whose whole state is one counter. Streams of different purpose start from different
-// seeds.
+// Random numbers: splitmix64, whose state is one counter. purpose: 1 a backbone, 2 an extension, 3 the loader, 4 sampling.
 typedef struct { uint64_t state; } Random;
 
 static Random random_stream(uint64_t seed, uint64_t purpose) {
@@ -189,8 +173,8 @@ static double random_normal(Random *r) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Matrix multiply: nearly all of the time goes here; who ports nr replaces it first. One routine for every layout, because a
-// Matrix has a step for rows and one for columns, and a transpose only swaps them.
+// Matrix multiply: nearly all of the time goes here; who ports nr replaces it first. One routine for every layout: a Matrix
+// has a step for rows and one for columns, and a transpose only swaps them.
 //
 // An element of C needs 2 K numbers, but a processor can load far fewer numbers than it can multiply: each number loaded
 // must be used many times.
@@ -245,19 +229,19 @@ static inline void pack(real *out, size_t size, size_t count, size_t K, const re
 }
 
 // c (height, width; rows c_row apart) = MR rows of a (packed, or as they lie) times a packed panel of B, + add (as c) +
-// bias (width), on the first `vectors` vectors of B's panel. The compiler unrolls i and j, whose bounds are constants, and
-// keeps `sum` in registers. add and bias may be NULL.
+// bias (width). add and bias may be NULL. The compiler unrolls i and j, whose bounds are constants, and keeps `sum` in
+// registers; it makes two versions, one with each constant of the callers' a: packed (row is 1) or as it lies (col is 1).
 static inline __attribute__((always_inline))
 void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b, const real *bias,
-                   const real *add, const int vectors) {
+                   const real *add) {
     vec sum[MR][NR] = {{{0}}};
     for (size_t i = 0; i < height; i++) __builtin_prefetch((add ? add : c) + i * c_row);  // needed at the end
     for (size_t k = 0; k < K; k++, a.at += a.col, b += PANEL)
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < vectors; j++) sum[i][j] += a.at[(size_t)i * a.row] * load(b + j * LANES);
-    if (height == MR && width == (size_t)(vectors * LANES)) {
+            for (int j = 0; j < NR; j++) sum[i][j] += a.at[(size_t)i * a.row] * load(b + j * LANES);
+    if (height == MR && width == PANEL) {
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < vectors; j++) {
+            for (int j = 0; j < NR; j++) {
                 if (add) sum[i][j] += load(add + (size_t)i * c_row + j * LANES);
                 if (bias) sum[i][j] += load(bias + j * LANES);
                 store(c + (size_t)i * c_row + j * LANES, sum[i][j]);
@@ -271,21 +255,10 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
             c[i * c_row + j] = tile[i * PANEL + j] + (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
 }
 
-// The tile in four versions, each with its constants: A packed (row is 1) or with its rows along k (col is 1; if both are,
-// K is 1 and either will do), and B's panel whole or a narrow one, at the right edge, of which the first vector will do.
-static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b,
-                            const real *bias, const real *add) {
-    const Matrix packed = {a.at, 1, MR}, along = {a.at, a.row, 1};
-    if (a.row == 1 && width <= LANES) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, 1);
-    else if (a.row == 1) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, NR);
-    else if (width <= LANES) multiply_tile(c, c_row, height, width, K, along, b, bias, add, 1);
-    else multiply_tile(c, c_row, height, width, K, along, b, bias, add, NR);
-}
-
 // c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the limit, and packing
 // would read each twice. Columns are divided among the threads.
 static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias, const real *add) {
-    const size_t chunk = b.col == 1 ? round_up((N + (size_t)max_threads() - 1) / (size_t)max_threads(), 64) : 64;
+    const size_t threads = (size_t)omp_get_max_threads(), chunk = b.col == 1 ? round_up((N + threads - 1) / threads, 64) : 64;
     #pragma omp parallel for if (N * K > 1 << 17)
     for (size_t j0 = 0; j0 < N; j0 += chunk) {
         const size_t j1 = least(j0 + chunk, N);
@@ -310,13 +283,14 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
                    const real *add) {
     if (M == 1 && (b.col == 1 || (b.row == 1 && a.col == 1))) { multiply_row(c, N, K, a, b, bias, add); return; }
     real *packed_b = scratch(0, KC * round_up(least(N, NC), PANEL));
+    const size_t threads = (size_t)omp_get_max_threads();
     #pragma omp parallel if (M * N * K > 1 << 18)
     {
         real *packed_a = scratch(1, MC * KC);
         for (size_t j0 = 0; j0 < N; j0 += NC)
             for (size_t k0 = 0; k0 < K; k0 += KC) {
                 const size_t cols = least(NC, N - j0), depth = least(KC, K - k0);
-                const size_t share = round_up((cols + team_size() - 1) / team_size(), PANEL);  // of B, to pack
+                const size_t share = round_up((cols + threads - 1) / threads, PANEL);  // of B, to pack
                 #pragma omp for
                 for (size_t j = 0; j < cols; j += share)
                     pack(packed_b + j * depth, PANEL, least(share, cols - j), depth,
@@ -329,12 +303,16 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
                     if (along < rows) pack(packed_a, MR, rows - along, depth, block + along * a.row, a.row, a.col);
                     for (size_t j = 0; j < cols; j += PANEL)
                         for (size_t i = 0; i < rows; i += MR) {
-                            const Matrix panel = i < along ? (Matrix){block + i * a.row, a.row, 1}
-                                                           : (Matrix){packed_a + (i - along) * depth, 1, MR};
                             const size_t at = (i0 + i) * c_row + j0 + j;
-                            multiply_panels(c + at, c_row, least(MR, rows - i), least(PANEL, cols - j), depth, panel,
-                                            packed_b + j * depth, k0 || !bias ? NULL : bias + j0 + j,
-                                            k0 ? c + at : add ? add + at : NULL);
+                            const size_t height = least(MR, rows - i), width = least(PANEL, cols - j);
+                            const real *panel = packed_b + j * depth, *once = bias && !k0 ? bias + j0 + j : NULL;
+                            const real *before = k0 ? c + at : add ? add + at : NULL;
+                            if (i < along)
+                                multiply_tile(c + at, c_row, height, width, depth, (Matrix){block + i * a.row, a.row, 1},
+                                              panel, once, before);
+                            else
+                                multiply_tile(c + at, c_row, height, width, depth,
+                                              (Matrix){packed_a + (i - along) * depth, 1, MR}, panel, once, before);
                         }
                 }
             }
@@ -368,46 +346,42 @@ static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, c
     }
 }
 
-// out (n, C) = z * w + b with z = (x - mean) rstd: each row of x to mean 0 and variance 1. Keeps stats (n, 2), every row's
-// mean and rstd, for backward.
+// out (n, C) = z * w + b with z = (x - mean) rstd: each row of x to mean 0 and variance 1. stats (n, 2): its mean and rstd.
 static void layernorm_forward(real *out, real *stats, const real *x, const real *w, const real *b, size_t n, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *xt = x + t * C;
         real *o = out + t * C, m = total(C, xt) / (real)C;
         for (size_t i = 0; i < C; i++) o[i] = xt[i] - m;
-        const real r = 1 / square_root(dot(C, o, o) / (real)C + (real)1e-5);
+        const real r = 1 / (real)sqrt((double)(dot(C, o, o) / (real)C + (real)1e-5));
         for (size_t i = 0; i < C; i++) o[i] = o[i] * r * w[i] + b[i];
         stats[2 * t] = m, stats[2 * t + 1] = r;
     }
 }
 
 // With g = dout * w, dz = g, and z has mean 0 and variance 1 whatever x is: dx += rstd (g - mean(g) - z mean(g * z)).
-// dw = sum over rows of dout * z, db = sum over rows of dout. dx, or dw and db, may be NULL.
+// dw = sum over rows of dout * z, db = sum over rows of dout; dw and db may be NULL.
 static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *stats,
                                const real *w, size_t n, size_t C) {
-    if (dx) {
-        #pragma omp parallel for
-        for (size_t t = 0; t < n; t++) {
-            const real *d = dout + t * C, *xt = x + t * C, m = stats[2 * t], r = stats[2 * t + 1];
-            const real sum_g = dot(C, d, w);
-            real *z = scratch(2, 2 * C), *g = z + C;
-            for (size_t i = 0; i < C; i++) z[i] = (xt[i] - m) * r, g[i] = d[i] * w[i];
-            const real mean_g = sum_g / (real)C, mean_gz = dot(C, g, z) / (real)C;
-            for (size_t i = 0; i < C; i++) dx[t * C + i] += r * (g[i] - mean_g - z[i] * mean_gz);
-        }
+    #pragma omp parallel for
+    for (size_t t = 0; t < n; t++) {
+        const real *d = dout + t * C, *xt = x + t * C, m = stats[2 * t], r = stats[2 * t + 1];
+        const real mean_g = dot(C, d, w) / (real)C;
+        real *z = scratch(2, 2 * C), *g = z + C;
+        for (size_t i = 0; i < C; i++) z[i] = (xt[i] - m) * r, g[i] = d[i] * w[i];
+        const real mean_gz = dot(C, g, z) / (real)C;
+        for (size_t i = 0; i < C; i++) dx[t * C + i] += r * (g[i] - mean_g - z[i] * mean_gz);
     }
-    if (dw) {
-        #pragma omp parallel for
-        for (size_t j0 = 0; j0 < C; j0 += STRIP) {
-            const size_t j1 = least(j0 + STRIP, C);
-            for (size_t j = j0; j < j1; j++) dw[j] = db[j] = 0;
-            for (size_t t = 0; t < n; t++)
-                for (size_t j = j0; j < j1; j++) {
-                    dw[j] += dout[t * C + j] * (x[t * C + j] - stats[2 * t]) * stats[2 * t + 1];
-                    db[j] += dout[t * C + j];
-                }
-        }
+    if (!dw) return;
+    #pragma omp parallel for
+    for (size_t j0 = 0; j0 < C; j0 += STRIP) {
+        const size_t j1 = least(j0 + STRIP, C);
+        for (size_t j = j0; j < j1; j++) dw[j] = db[j] = 0;
+        for (size_t t = 0; t < n; t++)
+            for (size_t j = j0; j < j1; j++) {
+                dw[j] += dout[t * C + j] * (x[t * C + j] - stats[2 * t]) * stats[2 * t + 1];
+                db[j] += dout[t * C + j];
+            }
     }
 }
 
@@ -432,9 +406,8 @@ static void gelu_backward(real *dx, const real *dout, const real *x, size_t size
 
 enum { QUERIES = 64 };  // attention handles so many positions at once, and no keys beyond the last of them
 
-// Causal multi-head attention over qkv (B, T, 3C), each head with C/NH channels: y (B, T, C) = softmax(q k^T /
-// sqrt(C/NH)) v, for positions start..T-1; those before are there as keys and values. Keeps the weights att (B, NH, T,
-// T).
+// Causal multi-head attention over qkv (B, T, 3C), each head with hs = C/NH channels: y (B, T, C) = att v with the weights
+// att (B, NH, T, T) = softmax(q k^T / sqrt(hs)), for positions start..T-1; those before are there as keys and values.
 static void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, size_t start,
                               size_t NH, size_t C) {
     const size_t hs = C / NH;
@@ -498,8 +471,7 @@ static void embedding_forward(real *x, const int *tokens, const real *wte, const
 }
 
 // Every row of dx goes to its token's row of dwte (added: the head wrote there first) and to its position's of dwpe (P,
-// C). row_of (V) maps a token to its row in dwte, -1: has none; NULL: every token has its own. dwte and dwpe may be
-// NULL.
+// C), which may be NULL. row_of (V) maps a token to its row in dwte, -1: has none; NULL: every token has its own.
 static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens, const int *row_of,
                                size_t B, size_t T, size_t P, size_t C) {
     #pragma omp parallel for
@@ -508,7 +480,7 @@ static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int
         for (size_t t = 0; t < P && dwpe; t++) memset(dwpe + t * C + i0, 0, (i1 - i0) * sizeof(real));
         for (size_t t = 0; t < B * T; t++) {
             const int row = row_of ? row_of[tokens[t]] : tokens[t];
-            for (size_t i = i0; i < i1 && dwte && row >= 0; i++) dwte[(size_t)row * C + i] += dx[t * C + i];
+            for (size_t i = i0; i < i1 && row >= 0; i++) dwte[(size_t)row * C + i] += dx[t * C + i];
             for (size_t i = i0; i < i1 && dwpe; i++) dwpe[t % T * C + i] += dx[t * C + i];
         }
     }
@@ -572,9 +544,8 @@ static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const rea
     }
 }
 
-// x (n, C) += r(u) with u (n, C) = LayerNorm2(x); fills `r` (paper, section 3). old (n): 1 where the token is of the
-// old domain. For the sigmoid gate's cross-entropy the target is 1 on new-domain tokens: -log g there, -log(1 - g) on
-// old ones.
+// x (n, C) += r(u) with u (n, C) = LayerNorm2(x); fills `r` (paper, section 3). old (n): 1 where the token is of the old
+// domain. The sigmoid gate's cross-entropy is -log g on new-domain tokens, -log(1 - g) on old ones.
 static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w, Gate gate, Local local, const int *old,
                             size_t n, size_t C, size_t H, size_t G) {
     linear_forward(r.wi_u, u, w.wi, NULL, NULL, n, C, H);
@@ -585,7 +556,7 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w,
     for (size_t t = 0; t < n; t++) {
         const real *a = r.adapter + t * C;
         const real z = gate == GATE_NONE ? 0 : dot(G, w.gate_w, r.from + t * G) + w.gate_b[0];
-        const real g = gate == GATE_NONE ? 1 : gate == GATE_SIGMOID ? sigmoid(z) : z > 0 || z != z ? z : 0;  // NaN stays NaN
+        const real g = gate == GATE_NONE ? 1 : gate == GATE_SIGMOID ? sigmoid(z) : z <= 0 ? 0 : z;  // NaN stays NaN
         for (size_t i = 0; i < C; i++) x[t * C + i] += g * a[i];
         r.gate[t] = g;
         r.local[t] = local == LOCAL_CE ? (real)log1p(exp(-fabs((double)z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z)
@@ -658,8 +629,7 @@ static void lora_forward(real *out, real *low, const real *x, const real *a, con
     linear_forward(out, low, b, NULL, out, n, R, O);
 }
 
-// dlow = dout b^T, db = low^T dout, da = x^T dlow, dx += dlow a^T. dlow (n, R) is room to work in. dx, da, db may be
-// NULL.
+// dlow = dout b^T, db = low^T dout, da = x^T dlow, dx += dlow a^T. dlow (n, R) is room; dx, da, db may be NULL.
 static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *dout, const real *low, const real *x,
                           const real *a, const real *b, size_t n, size_t I, size_t O, size_t R) {
     linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O);
@@ -686,8 +656,7 @@ enum { SET_BACKBONE = 1, SET_ADAPTER = 2, SET_GATE = 4, SET_LORA = 8, SET_ROWS =
 // of that for what writes into the residual stream; other widths get the same variance of a sum: 0.02 sqrt(768 / C).
 enum { INIT_ZERO, INIT_ONE, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN, INIT_GATE_B, INIT_ROWS };
 
-// A name with %d is one tensor a layer. rows and cols are letters: see size_of; rows '1': a vector. Names are Hugging
-// Face's for GPT-2.
+// A name with %d (Hugging Face's, for GPT-2) is one tensor a layer. rows, cols: letters of size_of; rows '1': a vector.
 static const struct { const char *name; char rows, cols; int set, init; } table[TENSORS] = {
     [WTE]           = {"wte.weight",               'V', 'C', SET_BACKBONE, INIT_GPT2},
     [WPE]           = {"wpe.weight",               'P', 'C', SET_BACKBONE, INIT_GPT2},
@@ -769,7 +738,7 @@ static real *tensor(const Tensors *t, int id, size_t l) { return t->at[id] ? t->
 // ---------------------------------------------------------------------------------------------------------------------
 // The model: a backbone and the extensions plugged into it.
 
-typedef enum { INIT_LOW, INIT_HE } Init;
+typedef enum { VARIANCE_LOW, VARIANCE_HE } Init;
 enum { MAX_EXTENSIONS = 8 };
 
 // One extension: adapters or LoRA, perhaps with a gate, perhaps with rows of wte.
@@ -791,7 +760,7 @@ typedef struct {
     Tensors w;
     Tokenizer *tokenizer;
     uint64_t fingerprint;          // of the backbone's weights
-    bool *unseen;                  // (V): tokens whose row of wte nothing has trained yet; NULL: not recorded
+    bool *unseen;                  // (V): tokens whose row of wte nothing has trained yet, as far as is recorded
     Extension *extension[MAX_EXTENSIONS];
     size_t n_extensions;
     real *wte;                     // (V, C): the embedding in use: the backbone's or, with rows replaced, a copy
@@ -830,7 +799,7 @@ static void embedding_refresh(Model *m) {
 static void extension_attach(Model *m, Extension *x) {
     if (m->n_extensions == MAX_EXTENSIONS) die("-x: at most %d extensions on one model", MAX_EXTENSIONS);
     m->extension[m->n_extensions++] = x;
-    for (size_t i = 0; i < x->dims.rows && m->unseen; i++) m->unseen[x->ids[i]] = false;
+    for (size_t i = 0; i < x->dims.rows; i++) m->unseen[x->ids[i]] = false;
     embedding_refresh(m);
 }
 
@@ -860,7 +829,7 @@ static void tensors_init(Tensors *t, const Dims *d, Init init, Gate gate, Random
         case INIT_ONE: constant = 1; break;
         case INIT_GPT2: deviation = 0.02 * sqrt(768 / (double)d->channels); break;
         case INIT_GPT2_PROJ: deviation = 0.02 * sqrt(768 / (double)d->channels / (2 * (double)d->layers)); break;
-        case INIT_ADAPTER: deviation = sqrt((init == INIT_HE ? 2 : 1 / (double)d->layers) / (double)d->channels); break;
+        case INIT_ADAPTER: deviation = sqrt((init == VARIANCE_HE ? 2 : 1 / (double)d->layers) / (double)d->channels); break;
         case INIT_FAN_IN: deviation = 1 / sqrt((double)tensor_rows(id, d)); break;
         case INIT_GATE_B: constant = gate == GATE_RELU ? 1 : 0; break;
         default: break;  // zero; rows are copied from the backbone
@@ -969,7 +938,7 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
     #undef TRAINED
 }
 
-// See activations_lay_out. For several positions at once; forward sets a->start for later ones.
+// Lays them out twice: for their size, and in memory. row_of is that of the last extension.
 static Activations activations_allocate(const Model *m, size_t B, size_t T, size_t n_logits, const Tensors *grad,
                                         bool cache) {
     Activations a = {.n_logits = n_logits};
@@ -1154,8 +1123,7 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
     layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], du, rows_of(a, a->x, L), a->statsf.at, w->at[LNF_W], n, C);
 
     for (size_t l = L; l-- > 0;) {
-        // What of the block lies above the first tensor that trains; dx is the gradient at its output and becomes that
-        // at its input.
+        // dx, the gradient at the block's output, becomes that at its input, down to the first tensor that trains.
         const bool below = l > 0 || embedding, inside = below || attention;
         memset(du, 0, n * C * sizeof(real));
         for (size_t e = 0; e < m->n_extensions; e++) {
@@ -1191,24 +1159,19 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
 // ---------------------------------------------------------------------------------------------------------------------
 // AdamW (Loshchilov and Hutter, 2019).
 
-// Learning rate at a step (1-based): a linear rise over `warmup` steps, then half a cosine down to floor * peak at the
-// last step.
+// Learning rate at a step, from 1 on: a linear rise over `warmup` steps, then half a cosine, down to floor * peak.
 static double learning_rate(double peak, long step, long steps, long warmup, double floor) {
     if (step <= warmup) return peak * (double)step / (double)warmup;
-    const double progress = (double)(step - warmup) / (double)(steps > warmup ? steps - warmup : 1);
+    const double progress = (double)(step - warmup) / (double)(steps - warmup);
     return peak * (floor + (1 - floor) * 0.5 * (1 + cos(3.141592653589793 * progress)));
 }
 
-// The norm of all of t together. Chunks of fixed size are summed one by one: the same for any number of threads.
+// The norm of all of t together. Short sums are taken in real, and added in double.
 static double tensors_norm(const Tensors *t) {
     enum { CHUNK = 4096 };
-    const size_t chunks = (t->size + CHUNK - 1) / CHUNK;
-    double *sums = allocate(chunks, sizeof *sums), sum = 0;
-    #pragma omp parallel for
-    for (size_t i = 0; i < chunks; i++)
-        sums[i] = (double)dot(least(CHUNK, t->size - i * CHUNK), t->memory + i * CHUNK, t->memory + i * CHUNK);
-    for (size_t i = 0; i < chunks; i++) sum += sums[i];
-    free(sums);
+    double sum = 0;
+    for (size_t i = 0; i < t->size; i += CHUNK)
+        sum += (double)dot(least(CHUNK, t->size - i), t->memory + i, t->memory + i);
     return sqrt(sum);
 }
 
@@ -1232,7 +1195,7 @@ static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, c
             const real gi = gt[i] * scale;
             mt[i] = b1 * mt[i] + (1 - b1) * gi;
             vt[i] = b2 * vt[i] + (1 - b2) * gi * gi;
-            wt[i] = wt[i] * keep - rate * mt[i] / (square_root(vt[i] * correction) + epsilon);
+            wt[i] = wt[i] * keep - rate * mt[i] / ((real)sqrt((double)(vt[i] * correction)) + epsilon);  // in real's width
         }
     }
     return norm;
@@ -1245,9 +1208,8 @@ enum { MAX_DOMAINS = 8 };
 
 typedef struct { char domain[32]; uint16_t *ids; size_t count; uint64_t hash; } Tokens;  // hash: of all ids
 
-// Reads FOLDER/DOMAIN_SPLIT.bin, in llm.c's format: 256 int32 (magic, version, count, and in the fourth a hash of the
-// vocabulary, 0: unknown), then uint16 ids. Dies unless it is whole, made with this tokenizer, and has more than
-// `context` tokens.
+// Reads FOLDER/DOMAIN_SPLIT.bin, a file of tokens as llm.c has them: see tokenizer.c. Dies unless it is whole, made with
+// this tokenizer, and has more than `context` tokens.
 static Tokens tokens_load(const char *folder, const char *domain, const char *split, const Tokenizer *tokenizer,
                           size_t context) {
     enum { HEADER = TOKENS_HEADER * 4 };
@@ -1302,7 +1264,7 @@ typedef struct {
     Random random;
 } Loader;
 
-// The domain among `count` that x in [0, 1) falls on, as many values on each.
+// The domain among `count`, all as likely, that a uniform x in [0, 1) falls on.
 static const Tokens *pick(const Tokens *domains, size_t count, double x) {
     return &domains[least((size_t)(x * (double)count), count - 1)];
 }
@@ -1312,10 +1274,10 @@ static const Tokens *pick(const Tokens *domains, size_t count, double x) {
 // negative domain are as old ones to l_local, but have no targets: nothing of their language is learnt.
 static void loader_next(Loader *loader, int *tokens, int *targets, int *old, size_t B, size_t T) {
     for (size_t b = 0; b < B; b++) {
-        const double domain = random_uniform(&loader->random) / loader->p, start = random_uniform(&loader->random);
-        const bool is_old = domain < 1, is_negative = !is_old && loader->n_negative && domain < 2;
-        const Tokens *from = is_old      ? pick(loader->old, loader->n_old, domain)
-                           : is_negative ? pick(loader->negative, loader->n_negative, domain - 1) : &loader->new;
+        const double domain = random_uniform(&loader->random), start = random_uniform(&loader->random), p = loader->p;
+        const bool is_old = domain < p, is_negative = !is_old && loader->n_negative && domain < 2 * p;
+        const Tokens *from = is_old      ? pick(loader->old, loader->n_old, domain / p)
+                           : is_negative ? pick(loader->negative, loader->n_negative, domain / p - 1) : &loader->new;
         const uint16_t *ids = from->ids + (size_t)(start * (double)(from->count - T));
         for (size_t t = 0; t < T; t++) {
             tokens[b * T + t] = ids[t];
@@ -1333,8 +1295,7 @@ static void loader_free(Loader *loader) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Files: safetensors, models as Hugging Face folders, extensions. A list of entries says what a file holds, for reading
-// and writing.
+// Files: safetensors, models as Hugging Face folders, extensions. What a file holds is a StoredList, to read and to write.
 
 // data: reals for dtype F32, int32 for I32; it lies at `start` of the file's data.
 typedef struct { char name[64]; const char *dtype; size_t rank, shape[2]; void *data; uint64_t start; } Stored;
@@ -1342,8 +1303,7 @@ typedef struct { Stored *at; size_t count; } StoredList;
 
 static size_t stored_size(const Stored *x) { return x->shape[0] * x->shape[1]; }
 
-// Adds the tensors of t to a list, their names after `prefix`. The list has room for 3 sets of tensors and for one list of
-// whole numbers.
+// Adds the tensors of t, their names after `prefix`, to a list, which has room for three sets and one list of numbers.
 static void entries_add(StoredList *e, const char *prefix, const Tensors *t, const Dims *d) {
     if (!e->at) e->at = allocate(3 * TENSORS * d->layers + 1, sizeof(Stored));
     for (int id = 0; id < TENSORS; id++)
@@ -1505,8 +1465,8 @@ static void safetensors_read(const Safetensors *s, const StoredList *e) {
         die("%s: damaged: its values have hash %s, its metadata says %.16s", s->path, digits, hash->type == '"' ? hash->string : "?");
 }
 
-// Reads the tensors of `sets` and, into ids (d->rows), the tokens of the rows among them. Sizes can be claimed: they get memory
-// once the header agrees, and so the file is as large.
+// Reads the tensors of `sets` and, into ids (d->rows), the tokens of the rows among them. They get memory only once the
+// header, and so the size of the file, agrees.
 static Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *ids) {
     Tensors t = tensors_lay_out(NULL, sets, d);
     StoredList entries = {0};
@@ -1556,11 +1516,9 @@ static void dims_check(const char *source, const Dims *d) {
     if (size > most) die("%s: these sizes make %zu parameters, expected at most %zu", source, size, most);
 }
 
-// Loads a folder as on the Hugging Face hub: config.json (model_type gpt2), model.safetensors in float32, vocab.json,
-// merges.txt.
+// Loads a folder as on the Hugging Face hub: config.json, model.safetensors in float32, vocab.json, merges.txt.
 static Model *model_load(const char *folder) {
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s/config.json", folder) >= (int)sizeof path) die("%s: path too long", folder);
+    char *path = join(folder, "/", "config.json"), *weights = join(folder, "/", "model.safetensors");
     size_t size;
     char *text = read_file(path, &size);
     Json *config = json_parse(path, text, size);
@@ -1585,7 +1543,7 @@ static Model *model_load(const char *folder) {
         die("%s: \"n_inner\" is %g, but nr computes with 4 n_embd = %zu only", path, inner->number, 4 * m->dims.channels);
 
     const Json *unseen = json_get(config, "unseen_tokens");
-    if (unseen) m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
+    m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
     if (unseen && unseen->type != '[') die("%s: \"unseen_tokens\" is not a list of token ids", path);
     for (const Json *x = unseen ? unseen->child : NULL; x; x = x->next) {
         if (!whole_number(x, m->dims.vocab - 1)) die("%s: \"unseen_tokens\" has what is no id below %zu", path, m->dims.vocab);
@@ -1596,10 +1554,10 @@ static Model *model_load(const char *folder) {
     if ((size_t)m->tokenizer->size != m->dims.vocab)
         die("%s: \"vocab_size\" is %zu, but vocab.json has %d tokens", path, m->dims.vocab, m->tokenizer->size);
 
-    snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    Safetensors file = safetensors_open(path);
+    Safetensors file = safetensors_open(weights);
     m->w = tensors_load(&file, SET_BACKBONE, &m->dims, NULL);
     safetensors_close(&file);
+    free(path), free(weights);
     m->wte = m->w.at[WTE];
     m->fingerprint = fingerprint(&m->w);
     return m;
@@ -1607,30 +1565,24 @@ static Model *model_load(const char *folder) {
 
 // Saves a folder that model_load and transformers read; the files in it are replaced one by one.
 static void model_save(const Model *m, const char *folder) {
-    char path[4096];
+    char *path = join(folder, "/", "config.json"), *weights = join(folder, "/", "model.safetensors");
     const Dims *d = &m->dims;
-    snprintf(path, sizeof path, "%s/model.safetensors", folder);
     StoredList entries = {0};
     entries_add(&entries, "", &m->w, d);
-    safetensors_write(path, &entries, "");
-    free(entries.at);
+    safetensors_write(weights, &entries, "");
     tokenizer_save(m->tokenizer, folder);
-    snprintf(path, sizeof path, "%s/config.json", folder);
     FILE *file = output_open(path);
     fprintf(file, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n  \"torch_dtype\": \"float32\",\n"
             "  \"activation_function\": \"gelu_new\",\n  \"layer_norm_epsilon\": 1e-05,\n  \"tie_word_embeddings\": true,\n");
     fprintf(file, "  \"n_layer\": %zu,\n  \"n_head\": %zu,\n  \"n_embd\": %zu,\n  \"n_positions\": %zu,\n  \"n_ctx\": %zu,\n"
-            "  \"vocab_size\": %zu,\n  \"bos_token_id\": %zu,\n  \"eos_token_id\": %zu", d->layers, d->heads, d->channels,
-            d->context, d->context, d->vocab, d->vocab - 1, d->vocab - 1);
-    if (m->unseen) {
-        const char *between = "";
-        fprintf(file, ",\n  \"unseen_tokens\": [");
-        for (size_t v = 0; v < d->vocab; v++)
-            if (m->unseen[v]) fprintf(file, "%s%zu", between, v), between = ", ";
-        fputc(']', file);
-    }
-    fprintf(file, "\n}\n");
+            "  \"vocab_size\": %zu,\n  \"bos_token_id\": %zu,\n  \"eos_token_id\": %zu,\n  \"unseen_tokens\": [", d->layers,
+            d->heads, d->channels, d->context, d->context, d->vocab, d->vocab - 1, d->vocab - 1);
+    const char *between = "";
+    for (size_t v = 0; v < d->vocab; v++)
+        if (m->unseen[v]) fprintf(file, "%s%zu", between, v), between = ", ";
+    fprintf(file, "]\n}\n");
     output_close(file);
+    free(path), free(weights), free(entries.at);
 }
 
 static const char *const gate_names[] = {"relu", "sigmoid", "none", NULL};
@@ -1707,14 +1659,9 @@ static void extension_load(Model *m, const char *path) {
     x->dims = m->dims;
     x->dims.hidden = (size_t)metadata_number(&s, "hidden", LARGEST);
     x->dims.rank = (size_t)metadata_number(&s, "rank", LARGEST);
-    const Json *ids = json_get(s.header, "wte.ids"), *shape = ids ? json_get(ids, "shape") : NULL;
-    if (ids) {
-        if (!shape || !whole_number(shape->child, m->dims.vocab) || shape->child->number < 1)
-            die("%s: wte.ids should list from 1 to %zu tokens", path, m->dims.vocab);
-        x->dims.rows = (size_t)shape->child->number;
-    }
+    x->dims.rows = (size_t)metadata_number(&s, "rows", (double)m->dims.vocab);
     extension_sets(x);
-    x->ids = allocate(x->dims.rows + 1, sizeof(int));
+    x->ids = allocate(x->dims.rows, sizeof(int));
     x->w = tensors_load(&s, x->sets, &x->dims, x->ids);
     for (size_t i = 0; i < x->dims.rows; i++)
         if (x->ids[i] < 0 || (size_t)x->ids[i] >= m->dims.vocab)
@@ -1756,23 +1703,21 @@ typedef struct {
     bool resume;                   // go on from that file if it is there
 } Recipe;
 
-// All that a training depends on, as metadata of its state and of the extension it makes. Two hashes are of the weights it
-// starts from, those of all extensions too, and of the text.
+// All that a training depends on, as metadata of its state and of the extension it makes: backbone and extensions say from
+// which weights it starts, with the seed, and data is a hash of the text.
 static void describe(char text[1024], const char *label, const Model *m, const Extension *x, const Recipe *r, const Loader *loader) {
     const Dims *d = x ? &x->dims : &m->dims;
-    uint64_t weights = m->fingerprint, data = loader->new.hash;
+    uint64_t data = loader->new.hash;
     for (size_t i = 0; i < loader->n_old; i++) data = data * HASH_FACTOR + loader->old[i].hash;
     for (size_t i = 0; i < loader->n_negative; i++) data = data * HASH_FACTOR + ~loader->negative[i].hash;  // in another role
-    for (size_t e = 0; e < m->n_extensions; e++)
-        weights = hash_values(weights, m->extension[e]->w.memory, m->extension[e]->w.size);
     snprintf(text, 1024, PAIR("method", "%s") PAIR("step", "%ld") PAIR("batch", "%ld") PAIR("context", "%ld") PAIR("lr", "%.15g")
              PAIR("warmup", "%ld") PAIR("floor", "%g") PAIR("decay", "%g") PAIR("p", "%.15g") PAIR("gate", "%s")
              PAIR("gate_from", "%s") PAIR("local", "%s") PAIR("alpha", "%.15g") PAIR("init", "%s") PAIR("heads", "%zu")
-             PAIR("hidden", "%zu") PAIR("rank", "%zu") PAIR("rows", "%zu") PAIR("seed", "%" PRIu64) PAIR("weights", "%016" PRIx64)
-             PAIR("data", "%016" PRIx64) PAIR("backbone", "%016" PRIx64) PAIR("extensions", "%s"),
+             PAIR("hidden", "%zu") PAIR("rank", "%zu") PAIR("rows", "%zu") PAIR("seed", "%" PRIu64) PAIR("data", "%016" PRIx64)
+             PAIR("backbone", "%016" PRIx64) PAIR("extensions", "%s"),
              label, r->steps, r->batch, r->context, r->lr, r->warmup, r->floor, r->decay, loader->p,
              x ? gate_names[x->gate] : "", x ? from_names[x->from] : "", x ? local_names[x->local] : "", x ? x->alpha : 0,
-             x ? init_names[x->init] : "", d->heads, d->hidden, d->rank, d->rows, loader->seed, weights, data, m->fingerprint,
+             x ? init_names[x->init] : "", d->heads, d->hidden, d->rank, d->rows, loader->seed, data, m->fingerprint,
              extension_names(m, m->n_extensions - (x != NULL)));
 }
 
@@ -1793,8 +1738,9 @@ static void state_load(const char *path, StoredList *entries, const char *descri
     json_free(here);
 }
 
-// Trains extension x, the last of m's, or the backbone if x is NULL, on what the loader draws. Returns the seconds it took, over
-// all sittings. When interrupted, saves the state and ends the program; dies on a loss that is not finite.
+// Trains extension x, the last of m's, or the backbone if x is NULL, on what the loader draws. Returns the seconds it took,
+// over all sittings. When interrupted, saves the state and ends the program; dies on a loss that is not finite, or if the
+// backbone of an extension does not come out as it went in.
 static double train(const char *label, Model *m, Extension *x, const Recipe *r, Loader *loader) {
     const size_t B = (size_t)r->batch, T = (size_t)r->context;
     const Tensors *w = x ? &x->w : &m->w;
@@ -1808,7 +1754,7 @@ static double train(const char *label, Model *m, Extension *x, const Recipe *r, 
     printf("%-9s %.1f MB of gradients and moments, %.1f of activations\n", "", 3e-6 * (double)(w->size * sizeof(real)),
            1e-6 * (double)(a.size * sizeof(real)));
 
-    // A state: what trains, its moments, and how far it is: the step, the milliseconds so far, the loader's random state.
+    // A state: what trains, its moments, and how far it is: the step, the seconds so far, the loader's random state.
     int place[4] = {0};
     StoredList entries = {0};
     entries_add(&entries, "w.", w, d);
@@ -1825,7 +1771,7 @@ static double train(const char *label, Model *m, Extension *x, const Recipe *r, 
         printf("%-9s goes on from step %d of %s\n", label, place[0], r->state);
     }
     fflush(stdout);
-    const double start = now(), before = 1e-3 * place[1];
+    const double start = now(), before = place[1];
     long step = place[0];
     const long first = step;
     for (bool stop = step == r->steps; !stop;) {
@@ -1846,7 +1792,7 @@ static double train(const char *label, Model *m, Extension *x, const Recipe *r, 
         stop = interrupted || step == r->steps;  // read once: a signal may come at any time
         if (stop || (r->save_every && step % r->save_every == 0)) {
             place[0] = (int)step;
-            place[1] = (int)(1e3 * (before + now() - start));
+            place[1] = (int)(before + now() - start);
             memcpy(place + 2, &loader->random.state, sizeof loader->random.state);
             safetensors_write(r->state, &entries, description);
         }
@@ -1855,6 +1801,10 @@ static double train(const char *label, Model *m, Extension *x, const Recipe *r, 
         fprintf(stderr, "\n%s: interrupted at step %ld of %s: --resume goes on from %s\n", program, step, label, r->state);
         exit(130);
     }
+    const uint64_t backbone = fingerprint(&m->w);
+    if (x && backbone != m->fingerprint) die("%s: the frozen backbone changed: a defect of nr", label);
+    m->fingerprint = backbone;
+    if (x) x->fingerprint = fingerprint(&x->w);
     activations_free(&a);
     free(tokens), free(targets), free(grad.memory), free(m1.memory), free(m2.memory), free(entries.at);
     return before + now() - start;
@@ -1866,8 +1816,8 @@ static double train(const char *label, Model *m, Extension *x, const Recipe *r, 
 typedef struct { double gate, closed, residue; } GateScore;
 typedef struct { double loss, early, late, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
 
-// Over the whole file: windows of T predictions, T apart, the last one partial. layers (extensions, L) receives the gates'
-// scores of each layer; it may be NULL.
+// Over the whole file: windows of T predictions, T apart, the last one partial. layers (extensions, L), which may be NULL:
+// receives the gates' scores in each layer.
 static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *layers) {
     const size_t rows = T < 1024 ? 1024 / T * T : T, count = file->count - 1;  // every token but the first is predicted
     const size_t L = m->dims.layers, n_gates = m->n_extensions * L;
@@ -1945,20 +1895,17 @@ static int sample_token(const real *logits, size_t V, double temperature, Random
     return (int)token;
 }
 
-// Continues `count` tokens by up to n more and prints each as it is drawn; stops at an end of text if `stop`. The keys and values that forward keeps are the cache; positions are absolute, so past the context the last
-// half is kept and run again. Returns how many tokens were drawn.
+// Continues `count` tokens by up to n more and prints each as it is drawn; stops at an end of text if `stop`. The keys and
+// values that forward keeps are the cache; positions are absolute, so past the context the last half is kept and run again.
+// Returns how many tokens were drawn.
 static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, uint64_t seed,
                      bool stop) {
     const size_t T = m->dims.context, half = (T + 1) / 2;
     Activations a = activations_allocate(m, 1, T, 1, NULL, true);
-    int *tokens = allocate(T + 1, sizeof(int));
+    int *tokens = allocate(most(count, T) + 1, sizeof(int));
     Random random = random_stream(seed, 4);
     size_t drawn = 0, start = 0;
     bool moved = false;  // past the context
-    if (count > T) {
-        fprintf(stderr, "[the prompt has %zu tokens: the last %zu are kept]\n", count, half);
-        prompt += count - half, count = half;
-    }
     memcpy(tokens, prompt, count * sizeof(int));
     while (drawn < n && !interrupted) {
         if (count > T) {
@@ -1987,15 +1934,16 @@ static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, 
 // The command line: one table of options drives parsing, checking and --help.
 
 enum { RUN = 1, PRETRAIN = 2, EXTEND = 4, EVAL = 8, SAMPLE = 16, GATES = 32, ALL = 63 };
+enum { TRAIN = RUN | PRETRAIN | EXTEND, LOAD = EXTEND | EVAL | SAMPLE | GATES };
 
 // A method's defaults; options given explicitly override them. sets: what it trains.
 typedef struct { const char *name; int sets; Gate gate; Local local; Init init; double alpha, p, lr; const char *about; } Method;
 static const Method methods[] = {
-    {"naive",    SET_BACKBONE,           GATE_NONE, LOCAL_NONE, INIT_LOW, 0, 0,   1e-3, "finetuning on new text alone"},
-    {"finetune", SET_BACKBONE,           GATE_NONE, LOCAL_NONE, INIT_LOW, 0, 0.1, 1e-3, "all weights"},
-    {"lora",     SET_LORA,               GATE_NONE, LOCAL_NONE, INIT_LOW, 0, 0.1, 1e-2, "low-rank updates beside frozen weights"},
-    {"adapter",  SET_ADAPTER,            GATE_NONE, LOCAL_NONE, INIT_HE,  0, 0.1, 5e-3, "adapters beside the frozen FFN"},
-    {"neutral",  SET_ADAPTER | SET_GATE, GATE_RELU, LOCAL_L1,   INIT_LOW, 1, 0.1, 5e-3, "gated adapters, trained to vanish on old text"},
+    {"naive",    SET_BACKBONE,           GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0,   1e-3, "finetuning on new text alone"},
+    {"finetune", SET_BACKBONE,           GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0.1, 1e-3, "all weights"},
+    {"lora",     SET_LORA,               GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0.1, 1e-2, "low-rank updates beside frozen weights"},
+    {"adapter",  SET_ADAPTER,            GATE_NONE, LOCAL_NONE, VARIANCE_HE,  0, 0.1, 5e-3, "adapters beside the frozen FFN"},
+    {"neutral",  SET_ADAPTER | SET_GATE, GATE_RELU, LOCAL_L1,   VARIANCE_LOW, 1, 0.1, 5e-3, "gated adapters, trained to vanish on old text"},
 };
 enum { METHODS = sizeof methods / sizeof *methods };
 
@@ -2024,22 +1972,22 @@ typedef struct {
 } Option;
 
 static const Option options[] = {
-    {"data", 0, 's', &opt.data, 0, 0, NULL, RUN | PRETRAIN | EXTEND | EVAL | GATES, "folder of DOMAIN_{train,val,test}.bin and their tokenizer"},
+    {"data", 0, 's', &opt.data, 0, 0, NULL, ALL & ~SAMPLE, "folder of DOMAIN_{train,val,test}.bin and their tokenizer"},
     {"old", 0, 's', &opt.old, 0, 0, NULL, RUN | EXTEND, "the domain(s) to keep, separated by commas"},
     {"new", 0, 's', &opt.new, 0, 0, NULL, RUN | EXTEND, "the domain to learn; run: or several, learnt one after the other"},
-    {"negatives", 0, 's', &opt.negatives, 0, 0, NULL, EXTEND, "domains that only the local loss sees, a fraction p of them too"},
+    {"negatives", 0, 's', &opt.negatives, 0, 0, NULL, EXTEND, "domains that only the local loss sees, a fraction p too"},
     {"domain", 0, 's', &opt.domain, 0, 0, NULL, PRETRAIN, "the domain to train on"},
     {"domains", 0, 's', &opt.domains, 0, 0, NULL, EVAL | GATES, "the domains to evaluate on, separated by commas"},
     {"split", 0, 's', &opt.split, 0, 0, "val|test", RUN | EVAL | GATES, "the files that are evaluated"},
-    {"in", 'i', 's', &opt.in, 0, 0, NULL, EXTEND | EVAL | SAMPLE | GATES, "the model: a folder as on the Hugging Face hub"},
-    {"extension", 'x', 'x', opt.extension, 0, 0, NULL, EXTEND | EVAL | SAMPLE | GATES, "an extension of the model (several: in order)"},
-    {"out", 'o', 's', &opt.out, 0, 0, NULL, RUN | PRETRAIN | EXTEND, "where results go: run, pretrain, finetune: a folder; else a file"},
-    {"method", 0, 's', &opt.method, 0, 0, "naive|finetune|lora|adapter|neutral", EXTEND, "how to extend; sets the defaults named below"},
+    {"in", 'i', 's', &opt.in, 0, 0, NULL, LOAD, "the model: a folder as on the Hugging Face hub"},
+    {"extension", 'x', 'x', opt.extension, 0, 0, NULL, LOAD, "an extension of the model (several: in order)"},
+    {"out", 'o', 's', &opt.out, 0, 0, NULL, TRAIN, "where results go: run, pretrain, finetune: a folder; else a file"},
+    {"method", 0, 's', &opt.method, 0, 0, "naive|finetune|lora|adapter|neutral", EXTEND, "how; sets the defaults below"},
     {"methods", 0, 's', &opt.methods, 0, 0, NULL, RUN, "the methods to compare, separated by commas"},
     {"layers", 0, 'i', &opt.layers, 1, 1024, NULL, RUN | PRETRAIN, "transformer blocks (L)"},
     {"heads", 0, 'i', &opt.heads, 1, 1024, NULL, RUN | PRETRAIN, "attention heads (NH), a divisor of the channels"},
     {"channels", 0, 'i', &opt.channels, 1, 65536, NULL, RUN | PRETRAIN, "width of the residual stream (C)"},
-    {"context", 0, 'i', &opt.context, 1, LARGEST, NULL, RUN | PRETRAIN | EXTEND | EVAL | GATES, "tokens a sequence (T)"},
+    {"context", 0, 'i', &opt.context, 1, LARGEST, NULL, ALL & ~SAMPLE, "tokens a sequence (T)"},
     {"pretrain-steps", 0, 'i', &opt.pretrain_steps, 1, 1e9, NULL, RUN, "training steps of the backbone"},
     {"pretrain-batch", 0, 'i', &opt.pretrain_batch, 1, 65536, NULL, RUN, "sequences a step of the backbone"},
     {"pretrain-lr", 0, 'r', &opt.pretrain_lr, 0, 10, NULL, RUN, "peak learning rate of the backbone"},
@@ -2052,15 +2000,15 @@ static const Option options[] = {
     {"p", 0, 'r', &opt.p, 0, 1, NULL, RUN | EXTEND, "fraction of training sequences from the old domains"},
     {"alpha", 0, 'r', &opt.alpha, 0, 1e6, NULL, RUN | EXTEND, "weight of the local loss (run: of neutral's)"},
     {"gate", 0, 's', &opt.gate, 0, 0, "relu|sigmoid|none", RUN | EXTEND, "the adapter's gate (run: neutral's)"},
-    {"gate-from", 0, 's', &opt.gate_from, 0, 0, "layer|first", RUN | EXTEND, "the gate reads the layer's u, or the first block's and its running mean"},
-    {"local", 0, 's', &opt.local, 0, 0, "l1|ce|none", RUN | EXTEND, "local loss: |r| on old text, or the gate's cross-entropy"},
+    {"gate-from", 0, 's', &opt.gate_from, 0, 0, "layer|first", RUN | EXTEND, "what it reads: u, or the first layer's and its mean"},
+    {"local", 0, 's', &opt.local, 0, 0, "l1|ce|none", RUN | EXTEND, "loss: |r| on old text, or the gate's cross-entropy"},
     {"init", 0, 's', &opt.init, 0, 0, "low|he", RUN | EXTEND, "variance of Wi and Wg: 1/(C L) or 2/C (run: neutral's)"},
-    {"hidden", 0, 'i', &opt.hidden, 0, 65536, NULL, RUN | EXTEND, "width of an adapter (H); 0: a fifth of the model's parameters"},
+    {"hidden", 0, 'i', &opt.hidden, 0, 65536, NULL, RUN | EXTEND, "width of an adapter (H); 0: a fifth of the parameters"},
     {"rank", 0, 'i', &opt.rank, 0, 65536, NULL, RUN | EXTEND, "rank of LoRA (R); 0: as many parameters as adapters have"},
-    {"new-rows", 0, 'i', &opt.new_rows, 0, 1, NULL, RUN | EXTEND, "1: also train wte's rows of tokens the backbone never saw and the new text has"},
-    {"seed", 0, 'i', &opt.seed, 0, 1e15, NULL, RUN | PRETRAIN | EXTEND | SAMPLE, "of everything random"},
-    {"save-every", 0, 'i', &opt.save_every, 0, 1e9, NULL, RUN | PRETRAIN | EXTEND, "save the state every so many steps; 0: only when interrupted"},
-    {"resume", 0, 'f', &opt.resume, 0, 0, NULL, RUN | PRETRAIN | EXTEND, "go on from the saved state of the same command"},
+    {"new-rows", 0, 'i', &opt.new_rows, 0, 1, NULL, RUN | EXTEND, "1: also train wte's rows of tokens that only the new text has"},
+    {"seed", 0, 'i', &opt.seed, 0, 1e15, NULL, TRAIN | SAMPLE, "of everything random"},
+    {"save-every", 0, 'i', &opt.save_every, 0, 1e9, NULL, TRAIN, "save the state every so many steps; 0: when interrupted"},
+    {"resume", 0, 'f', &opt.resume, 0, 0, NULL, TRAIN, "go on from the saved state of the same command"},
     {"prompt", 'p', 's', &opt.prompt, 0, 0, NULL, SAMPLE | GATES, "the text (also without --prompt)"},
     {"count", 'n', 'i', &opt.count, 1, 1e9, NULL, SAMPLE, "tokens to draw at most"},
     {"temperature", 0, 'r', &opt.temperature, 0, 100, NULL, SAMPLE, "0: always the most likely token"},
@@ -2069,8 +2017,8 @@ static const Option options[] = {
 };
 enum { OPTIONS = sizeof options / sizeof *options };
 
-// Makes the folders on the way to a file or, if `whole`, to a folder, and that too. Dies if one cannot be made, if the
-// last cannot be written to, or if what is to be a file is none: before the work, not after it.
+// Makes the folders on the way to a file or, if `whole`, to a folder, and that too. Dies before the work, not after it, if
+// one cannot be made, if the last cannot be written to, or if the file's name is taken by something else.
 static void make_folders(const char *path, bool whole) {
     char *folder = join(path, whole ? "/" : "", ""), *slash = strrchr(folder, '/');
     for (char *c = folder + 1; *c; c++)
@@ -2100,18 +2048,17 @@ static Loader loader_open(const char *old, const char *new, const Tokenizer *tok
 // What is about to run, on what, how: printed first by every subcommand that computes for long.
 static void print_settings(const char *command, const Model *m) {
     const Dims *d = &m->dims;
-    printf("nr %s: seed %ld, %d thread%s%s\n", command, opt.seed, max_threads(), max_threads() > 1 ? "s" : "", built);
+    printf("nr %s: seed %ld, threads: %d\n", command, opt.seed, omp_get_max_threads());
     printf("model: %zu layers, %zu heads, %zu channels, context %zu, vocabulary %zu: %.3fM parameters\n", d->layers,
            d->heads, d->channels, d->context, d->vocab, 1e-6 * (double)m->w.size);
 }
 
-// Marks (vocab) every token that a text has.
+// Sets the marks (V) of all tokens that a text has.
 static void tokens_mark(bool *marks, const Tokens *text, bool mark) {
     for (size_t i = 0; i < text->count; i++) marks[text->ids[i]] = mark;
 }
 
-// A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `text` lacks are recorded as
-// never seen.
+// A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `text` lacks are its unseen.
 static Model *model_new(const Tokens *text, Tokenizer *tokenizer) {
     Model *m = allocate(1, sizeof *m);
     m->tokenizer = tokenizer;
@@ -2121,7 +2068,7 @@ static Model *model_new(const Tokens *text, Tokenizer *tokenizer) {
     m->w = tensors_allocate(SET_BACKBONE, &m->dims);
     m->wte = m->w.at[WTE];
     Random random = random_stream((uint64_t)opt.seed, 1);
-    tensors_init(&m->w, &m->dims, INIT_LOW, GATE_NONE, &random);
+    tensors_init(&m->w, &m->dims, VARIANCE_LOW, GATE_NONE, &random);
     m->fingerprint = fingerprint(&m->w);
     m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
     memset(m->unseen, true, m->dims.vocab);
@@ -2132,11 +2079,9 @@ static Model *model_new(const Tokens *text, Tokenizer *tokenizer) {
 // Pretrains m on what the loader draws. Returns the seconds it took.
 static double pretrain(Model *m, Loader *loader, const char *state) {
     const long warmup = opt.pretrain_steps / 10 < 100 ? opt.pretrain_steps / 10 : 100;
-    const Recipe recipe = {opt.pretrain_steps, opt.pretrain_batch, (long)m->dims.context, warmup, opt.pretrain_lr, 0.05, 0.1,
-                           state, opt.save_every, opt.resume};
-    const double seconds = train("backbone", m, NULL, &recipe, loader);
-    m->fingerprint = fingerprint(&m->w);
-    return seconds;
+    const Recipe recipe = {opt.pretrain_steps, opt.pretrain_batch, (long)m->dims.context, warmup, opt.pretrain_lr,
+                           .floor = 0.05, .decay = 0.1, state, opt.save_every, opt.resume};
+    return train("backbone", m, NULL, &recipe, loader);
 }
 
 // The extension that a method and the options describe, plugged into m. ablate: --gate, --gate-from, --local, --init and
@@ -2156,7 +2101,7 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate, con
     x->dims.hidden = method->sets & SET_ADAPTER ? hidden : 0;
     x->dims.rank = method->sets & SET_LORA ? opt.rank ? (size_t)opt.rank : (3 * hidden + 15) / 16 : 0;  // 16 C R = 3 C H
     x->ids = allocate(m->dims.vocab, sizeof *x->ids);
-    for (size_t v = 0; v < m->dims.vocab && m->unseen && opt.new_rows; v++)
+    for (size_t v = 0; v < m->dims.vocab && opt.new_rows; v++)
         if (m->unseen[v] && (!learn || learn[v])) x->ids[x->dims.rows++] = (int)v;
     if (x->local == LOCAL_CE && x->gate != GATE_SIGMOID) die("--local ce: needs --gate sigmoid");
     if (x->from == FROM_FIRST && x->gate == GATE_NONE) die("--gate-from first: needs a --gate");
@@ -2170,25 +2115,20 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate, con
     return x;
 }
 
-// Extends m by a method, on what the loader draws; the backbone of an extension must come out as it went in. ablate: see
-// extension_new. Returns the seconds it took.
+// Extends m by a method, on what the loader draws. ablate: see extension_new. Returns the seconds it took.
 static double extend(Model *m, const Method *method, Loader *loader, bool ablate, const char *state) {
     const long warmup = opt.steps / 10 < 20 ? opt.steps / 10 : 20;
-    const Recipe recipe = {opt.steps, opt.batch, opt.context, warmup, isnan(opt.lr) ? method->lr : opt.lr, 0.1, 0,
-                           state, opt.save_every, opt.resume};
+    const Recipe recipe = {opt.steps, opt.batch, opt.context, warmup, isnan(opt.lr) ? method->lr : opt.lr,
+                           .floor = 0.1, .decay = 0, state, opt.save_every, opt.resume};
     loader->p = strcmp(method->name, "naive") && !isnan(opt.p) ? opt.p : method->p;
-    if (loader->n_negative && loader->p > 0.5) die("--p %g: at most 0.5 with --negatives, which take as much", loader->p);
+    if (loader->n_negative && !(loader->p > 0 && loader->p <= 0.5))
+        die("--p %g: with --negatives, which take as much, expected more than 0 and at most 0.5", loader->p);
     bool *learn = allocate(m->dims.vocab, sizeof *learn);
     tokens_mark(learn, &loader->new, true);  // an extension that others shall be added to keeps to its own rows
     for (size_t i = 0; i < loader->n_negative; i++) tokens_mark(learn, &loader->negative[i], false);
     Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate, learn);
     free(learn);
-    const double seconds = train(method->name, m, x, &recipe, loader);
-    const uint64_t now_is = fingerprint(&m->w);
-    if (x && now_is != m->fingerprint) die("%s: the frozen backbone changed: a defect of nr", method->name);
-    m->fingerprint = now_is;
-    if (x) x->fingerprint = fingerprint(&x->w);
-    return seconds;
+    return train(method->name, m, x, &recipe, loader);
 }
 
 // The end of a training: m's extension or, if it has none, the model is saved, and the state not needed any more.
@@ -2215,7 +2155,7 @@ static void command_pretrain(void) {
     save_trained(m, &loader, state);
 }
 
-// Loads -i and every -x.
+// Loads -i and every -x. Without --context, opt.context becomes the model's.
 static Model *model_of_options(void) {
     Model *m = model_load(opt.in);
     for (int i = 0; opt.extension[i]; i++) extension_load(m, opt.extension[i]);
@@ -2345,6 +2285,7 @@ static void command_gates(void) {
     for (size_t e = 0; e < m->n_extensions; e++)
         if (!(m->extension[e]->sets & SET_GATE)) die("%s: has no gates", opt.extension[e]);
     if (!m->n_extensions) die("gates: -x FILE is missing: the extension whose gates are shown");
+    if (!*opt.prompt && !opt.data) die("gates: expected a text, or --data");
     if (*opt.prompt) {
         size_t count;
         int *tokens = tokenizer_encode(m->tokenizer, opt.prompt, strlen(opt.prompt), &count);
@@ -2356,9 +2297,8 @@ static void command_gates(void) {
         activations_free(&a);
         free(tokens);
     }
-    if (!opt.data) { model_free(m); return; }
     Tokens files[MAX_DOMAINS];
-    const size_t n_files = domains_load(files, opt.data, opt.domains, opt.split, m->tokenizer, 1);
+    const size_t n_files = opt.data ? domains_load(files, opt.data, opt.domains, opt.split, m->tokenizer, 1) : 0;
     GateScore *layers = allocate(m->n_extensions * L, sizeof *layers);
     for (size_t i = 0; i < n_files; i++) {
         const Score s = evaluate(m, &files[i], (size_t)opt.context, layers);
@@ -2380,8 +2320,8 @@ static void command_gates(void) {
     model_free(m);
 }
 
-// What the experiment finds of a model: how well it does in every language (`at`), after a stage, in which it learnt the
-// language of that number; the backbone knows language 0.
+// What the experiment finds of a model that has learnt the languages 0 (by pretraining) to `stage`; at: how well it does in
+// each of all languages.
 typedef struct {
     const char *method;
     size_t stage, trained;
@@ -2545,6 +2485,7 @@ static void command_run(void) {
         model_free(m);
     }
     print_table(&x, 0);
+    printf("in nats a token; change: since the language was learnt or, before that, since the backbone\n");
     printf("\n%s/%s written\n", opt.out, x.languages > 2 ? "chain.csv" : "results.csv");
     for (size_t i = 0; i < x.count; i++) remove(x.results[i].state), free(x.results[i].state);
     for (size_t i = 0; i < x.languages; i++) free(x.text[i].ids), free(x.files[i].ids);
@@ -2638,28 +2579,23 @@ static void option_set(const Option *o, const char *value) {
 // Finds the command, sets its options, runs it. Ctrl-C is noted, and seen to where it is safe to stop.
 int main(int argc, char **argv) {
     program = "nr";
-    int file;  // a closed standard stream's place is taken: else the next file opened would have it, and get what is printed
+    int file;  // takes the place of a closed standard stream, or the next file opened would get what is printed
     while ((file = open("/dev/null", O_RDONLY)) >= 0 && file <= STDERR_FILENO) {}
     close(file);
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    int i = 1, c = 0;
-    if (i < argc && argv[i][0] != '-') {
-        for (c = 0; c < COMMANDS && strcmp(commands[c].name, argv[i]); c++) {}
-        if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval, gates or sample (nr --help)", argv[i]);
-        i++;
-    } else if (i < argc && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))) {
-        print_help(0);
-        finish_stdout();
-        return 0;
-    }
-    if (commands[c].command & (EXTEND | EVAL | SAMPLE | GATES)) opt.context = 0;  // the model's
-    if (commands[c].command == GATES) opt.data = NULL;                            // no files, unless asked for
-    while (i < argc) {
+    int c = 0;
+    const bool named = argc > 1 && argv[1][0] != '-';
+    if (named)
+        for (c = 0; c < COMMANDS && strcmp(commands[c].name, argv[1]); c++) {}
+    if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval, gates or sample (nr --help)", argv[1]);
+    if (commands[c].command & LOAD) opt.context = 0;    // the model's
+    if (commands[c].command == GATES) opt.data = NULL;  // no files, unless asked for
+    for (int i = 1 + named; i < argc;) {
         const char *word = argv[i++];
         if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
-            print_help(commands[c].command);
+            print_help(named ? commands[c].command : 0);
             finish_stdout();
             return 0;
         }
@@ -2673,7 +2609,7 @@ int main(int argc, char **argv) {
         if (i == argc) die("%s: a value is missing", word);
         option_set(found, argv[i++]);
     }
-    if (opt.threads) set_threads(opt.threads);
+    if (opt.threads) omp_set_num_threads((int)opt.threads);
     commands[c].run();
     finish_stdout();
     return interrupted ? 130 : 0;

@@ -22,14 +22,6 @@ _Static_assert(sizeof(real) == 4, "the bench is of float32");
 
 static int all_threads;
 
-static void use_threads(int threads)
-{
-    (void)threads;
-#ifdef _OPENMP
-    omp_set_num_threads(threads);
-#endif
-}
-
 static int fewer(int threads) { return threads > 1 ? 1 : 0; }  // all of them, then one, then enough
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -92,7 +84,7 @@ static double multiply_limit(void)  // FLOP/s
         best = fmin(best, now() - start);
         sink = sum;
     }
-    return 2.0 * COUNT * MR * NR * LANES * max_threads() / best;
+    return 2.0 * COUNT * MR * NR * LANES * omp_get_max_threads() / best;
 }
 
 // One instruction, one rounding? (1 + e)^2 - (1 + 2 e) is e^2, unless the square was rounded first: then e^2 is lost.
@@ -139,12 +131,12 @@ static double read_limit(void)  // bytes/s
 static void print_limits(const char *when)
 {
     for (int threads = all_threads; threads; threads = fewer(threads)) {
-        use_threads(threads);
+        omp_set_num_threads(threads);
         printf("%-10s %2d thread%s  %8.1f GFLOP/s multiply-adds, %6.1f GB/s reading memory\n", when, threads, threads > 1 ? "s" : " ",
                multiply_limit() / 1e9, read_limit() / 1e9);
         when = "";
     }
-    use_threads(all_threads);
+    omp_set_num_threads(all_threads);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -199,14 +191,14 @@ static void bench_matmul(void)
             snprintf(name, sizeof name, "%zux%zux%zu", M, K, N);
             printf("%-14s%-5s", k ? "" : name, layouts[k].name);
             for (int threads = all_threads; threads; threads = fewer(threads)) {
-                use_threads(threads);
+                omp_set_num_threads(threads);
                 time_matmul(c, a, b, M, K, N, layouts[k]);
             }
             printf("\n");
         }
         free(a), free(b), free(c);
     }
-    use_threads(all_threads);
+    omp_set_num_threads(all_threads);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -223,7 +215,7 @@ static Model *model_random(const Dims *d)
     m->dims = *d;
     m->w = tensors_allocate(SET_BACKBONE, d);
     m->wte = m->w.at[WTE];
-    tensors_init(&m->w, d, INIT_LOW, GATE_NONE, &random);
+    tensors_init(&m->w, d, VARIANCE_LOW, GATE_NONE, &random);
     m->unseen = allocate(d->vocab, sizeof *m->unseen);
     return m;
 }
@@ -341,7 +333,7 @@ static void bench_step(void)
     for (int round = 0; round < ROUNDS; round++)
         for (int i = 0; i < rows; i++) {
             if (isatty(STDERR_FILENO)) fprintf(stderr, "\rround %d of %d: %-12s\r", round + 1, ROUNDS, r[i].name);
-            use_threads(r[i].threads ? r[i].threads : all_threads);
+            omp_set_num_threads(r[i].threads ? r[i].threads : all_threads);
             r[i].limit = fmax(r[i].limit, multiply_limit());
             Trainer *t = trainer_new(m, r[i].name);
             trainer_step(t);  // touches all memory
@@ -371,7 +363,7 @@ static void bench_step(void)
                r[i].gflop / r[0].gflop);
     if (all_threads > 1)
         printf("finetune: %d threads are %.2f times as fast as 1\n", all_threads, median(&r[5].times) / median(&r[0].times));
-    use_threads(all_threads);
+    omp_set_num_threads(all_threads);
     model_discard(m);
 }
 
@@ -407,7 +399,7 @@ static void bench_decode(void)
            1e-6 * (double)m->w.size, gpt2.layers, gpt2.heads, gpt2.channels, gpt2.vocab, TOKENS, FIRST, bytes / 1e6);
     printf("%-12s %9s %9s %9s %9s %9s %6s\n", "", "tokens/s", "ms", "min", "GB/s", "limit", "share");
     for (int threads = all_threads; threads; threads = fewer(threads)) {
-        use_threads(threads);
+        omp_set_num_threads(threads);
         double limit = read_limit();
         Times times = {.count = 0};
         model_forward(m, &a, tokens, 1, FIRST, 0);
@@ -422,7 +414,7 @@ static void bench_decode(void)
                1e3 * shortest(&times), bytes / seconds / 1e9, limit / 1e9, 100 * bytes / seconds / limit);
         fflush(stdout);
     }
-    use_threads(all_threads);
+    omp_set_num_threads(all_threads);
     activations_free(&a);
     model_discard(m);
 }
@@ -430,7 +422,7 @@ static void bench_decode(void)
 int main(int argc, char **argv)
 {
     program = "bench";
-    all_threads = max_threads();
+    all_threads = omp_get_max_threads();
     if (argc == 4 && !strcmp(argv[1], "step")) {
         print_steps(argv[2], argv[3]);
         return 0;

@@ -576,7 +576,7 @@ END
         [ $method != neutral ] || {
             reset
             timeout -s INT 1 $c -x x --save-every 1 >out 2>err
-            refused 'target/x.state: saved under other settings: weights' $c -x other_x --resume
+            refused 'target/x.state: saved under other settings: extensions' $c -x other_x --resume
         }
     done
 }

@@ -15,7 +15,7 @@ cat >"$work/list" <<'END'
 if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add); => if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, NULL);
 dbias[j] += dout[t * O + j]; => dbias[j] += dout[j];
 c[i * c_row + j] = tile[i * PANEL + j] + (add ? => c[i * c_row + j] = tile[i * PANEL + j] - (add ?
-k0 ? c + at : add ? add + at : NULL); => k0 > KC ? c + at : add ? add + at : NULL);
+k0 ? c + at : add ? add + at : NULL; => k0 > KC ? c + at : add ? add + at : NULL;
 if (bias) sum[i][j] += load(bias + j * LANES); => if (bias) sum[i][j] += load(bias);
 c[j] += x0 * w[j] + x1 * w[b.row + j] => c[j] += x0 * w[j] - x1 * w[b.row + j]
 o[i] = o[i] * r * w[i] + b[i]; => o[i] = o[i] * r * w[i] - b[i];
@@ -42,7 +42,7 @@ dwte[(size_t)row * C + i] += dx[t * C + i]; => dwte[(size_t)row * C + i] = dx[t 
 dwpe[t % T * C + i] += dx[t * C + i]; => dwpe[t % T * C + i] = dx[t * C + i];
 if (targets[t] >= 0) p[targets[t]] -= scale; => if (targets[t] >= 0) p[targets[t]] += scale;
 const real keep = targets[t] < 0 ? 0 : scale; => const real keep = scale;
-const real scale = count ? 1 / (real)count : 0; => const real scale = count ? 1 / (real)n : 0;
+n_targets ? 1 / (double)n_targets : 0; => n_targets ? 1 / (double)a->n : 0;
 hidden[i] = wg_u[i] * sigmoid(wg_u[i]) * wi_u[i]; => hidden[i] = wg_u[i] * sigmoid(wi_u[i]) * wi_u[i];
 dwg[i] = d * wi_u[i] * (s + x * s * (1 - s)); => dwg[i] = d * wi_u[i] * (s - x * s * (1 - s));
 dwi[i] = d * x * s; => dwi[i] = d * s;
@@ -63,11 +63,11 @@ mean[i] = before[i] + (ut[i] - before[i]) / count; => mean[i] = before[i] + (ut[
 dmean[i] = dmean[i] / (real)(t + 1) + => dmean[i] = dmean[i] / (real)(t + 2) +
 du[(b * T + t) * C + i] += d[i] + dmean[i]; => du[(b * T + t) * C + i] += d[i];
 if (l == 0 && context) context_backward => if (l == 1 && context) context_backward
-if (context) memset(a->dcontext.at, => if (count == 0) memset(a->dcontext.at,
+if (context) memset(a->dcontext.at, => if (!context) memset(a->dcontext.at,
 plain(tensor(&x->w, linears[k].lora_b, l), O), => plain(tensor(&x->w, linears[k].lora_b, 0), O),
 linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O); => linear_backward(dlow, NULL, NULL, dout, low, b, NULL, n, R, O);
 linear_backward(dx, da, NULL, dlow, x, a, dx, n, I, R); => linear_backward(dx, da, NULL, dlow, x, a, NULL, n, I, R);
-return count ? 1 / ((double)m->dims.layers * (double)count) : 0; => return count ? 1 / (double)count : 0;
+n_local += L; => n_local += 1;
 (penalty == LOCAL_L1 ? (double)C : 1) => (penalty == LOCAL_L1 ? 1 : 1)
 block_linear_backward(m, a, grad, FC, l, du, true, => block_linear_backward(m, a, grad, FC, l, du, false,
 block_linear_backward(m, a, grad, PROJ, l, du, false, dx, => block_linear_backward(m, a, grad, PROJ, l, du, true, dx,
