@@ -1377,11 +1377,6 @@ static void safetensors_write(const char *path, const StoredList *e, const char 
 // A file that is being read: its tensors' data are the `size` bytes from `start` on.
 typedef struct { const char *path; FILE *file; uint64_t start, size; Json *header; const Json *metadata; } Safetensors;
 
-// Is x a whole number from 0 to `most`?
-static bool whole_number(const Json *x, uint64_t most) {
-    return x && x->type == '0' && x->number >= 0 && x->number <= (double)most && x->number == floor(x->number);
-}
-
 // Opens a file and reads its header.
 static Safetensors safetensors_open(const char *path) {
     Safetensors s = {.path = path, .file = open_file(path)};
@@ -1422,21 +1417,23 @@ static void safetensors_find(const Safetensors *s, StoredList *e) {
         const Json *found = json_get(s->header, x->name);
         if (!found) found = json_get(s->header, longer);
         if (!found) die("%s: has no tensor %s", s->path, x->name);
-        const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape"), *offsets = json_get(found, "data_offsets");
-        const Json *side = shape ? shape->child : NULL, *begin = offsets ? offsets->child : NULL, *end = begin ? begin->next : NULL;
+        const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape"), *side = shape ? shape->child : NULL;
+        const Json *offsets = json_get(found, "data_offsets"), *begin = offsets ? offsets->child : NULL;
+        const size_t bytes = 4 * stored_size(x);
         if (!dtype || dtype->type != '"' || strcmp(dtype->string, x->dtype))
             die("%s: %s is stored as %s, expected %s (in Python: model.float().save_pretrained(folder))", s->path, x->name,
                 dtype && dtype->type == '"' ? dtype->string : "nothing", x->dtype);
         for (size_t k = 0; k < x->rank; k++, side = side->next)
             if (!side || side->type != '0' || side->number != (double)x->shape[k])
-                die("%s: %s: side %zu of its shape is %g, expected %zu", s->path, x->name, k, side ? side->number : 0, x->shape[k]);
+                die("%s: %s: side %zu of its shape is %g, expected %zu", s->path, x->name, k, side ? side->number : 0,
+                    x->shape[k]);
         if (side) die("%s: %s has more than %zu dimensions", s->path, x->name, x->rank);
-        if (!whole_number(begin, s->size) || !whole_number(end, s->size) || end->number - begin->number != 4.0 * (double)stored_size(x))
-            die("%s: %s: its data_offsets are not those of %zu bytes among the file's %" PRIu64, s->path, x->name,
-                4 * stored_size(x), s->size);
+        if (!json_whole(begin, s->size) || !json_whole(begin->next, s->size)
+            || begin->next->number - begin->number != (double)bytes)
+            die("%s: %s: its data_offsets are not those of %zu bytes among the file's %" PRIu64, s->path, x->name, bytes, s->size);
         x->start = (uint64_t)begin->number;
         for (size_t k = 0; k < i; k++)
-            if (x->start < e->at[k].start + 4 * stored_size(&e->at[k]) && e->at[k].start < x->start + 4 * stored_size(x))
+            if (x->start < e->at[k].start + 4 * stored_size(&e->at[k]) && e->at[k].start < x->start + bytes)
                 die("%s: %s and %s share bytes", s->path, e->at[k].name, x->name);
     }
     for (const Json *x = s->header->child; x; x = x->next)
@@ -1449,10 +1446,10 @@ static void safetensors_find(const Safetensors *s, StoredList *e) {
 static void safetensors_read(const Safetensors *s, const StoredList *e) {
     for (size_t i = 0; i < e->count; i++) {
         const Stored *x = &e->at[i];
-        if (fseeko(s->file, (off_t)(s->start + x->start), SEEK_SET) || fread(x->data, 4, stored_size(x), s->file) != stored_size(x))
+        const size_t count = stored_size(x);
+        if (fseeko(s->file, (off_t)(s->start + x->start), SEEK_SET) || fread(x->data, 4, count, s->file) != count)
             die("%s: %s cannot be read: %s", s->path, x->name, strerror(errno));
-        if (sizeof(real) == 4 || x->dtype[0] == 'I') continue;
-        for (size_t k = stored_size(x); k-- > 0;) {  // widen in place, from the end
+        for (size_t k = sizeof(real) == 4 || x->dtype[0] == 'I' ? 0 : count; k-- > 0;) {  // widen in place, from the end
             float value;
             memcpy(&value, (char *)x->data + 4 * k, 4);
             ((real *)x->data)[k] = (real)value;
@@ -1462,7 +1459,8 @@ static void safetensors_read(const Safetensors *s, const StoredList *e) {
     char digits[17];
     entries_hash(digits, e);
     if (hash && (hash->type != '"' || strcmp(hash->string, digits)))
-        die("%s: damaged: its values have hash %s, its metadata says %.16s", s->path, digits, hash->type == '"' ? hash->string : "?");
+        die("%s: damaged: its values have hash %s, its metadata says %.16s", s->path, digits,
+            hash->type == '"' ? hash->string : "?");
 }
 
 // Reads the tensors of `sets` and, into ids (d->rows), the tokens of the rows among them. They get memory only once the
@@ -1491,7 +1489,7 @@ static bool choice_known(const char *choices, const char *text) {
 // A whole number of config.json between 1 and `most`; dies on anything else.
 static size_t config_size(const char *path, const Json *config, const char *key, size_t most) {
     const Json *x = json_get(config, key);
-    if (!whole_number(x, most) || x->number < 1)
+    if (!json_whole(x, most) || x->number < 1)
         die("%s: \"%s\" is missing or not a whole number from 1 to %zu", path, key, most);
     return (size_t)x->number;
 }
@@ -1501,9 +1499,9 @@ static void config_expect(const char *path, const Json *config, const char *key,
     const Json *x = json_get(config, key);
     if (!x) return;
     char found[64];
-    if (x->type == '"') snprintf(found, sizeof found, "%.60s", x->string);
-    else if (x->type == '0') snprintf(found, sizeof found, "%g", x->number);
-    else snprintf(found, sizeof found, "%s", x->type == 't' ? "true" : x->type == 'f' ? "false" : x->type == 'n' ? "null" : "?");
+    if (x->type == '0') snprintf(found, sizeof found, "%g", x->number);
+    else snprintf(found, sizeof found, "%.60s", x->type == '"' ? x->string : x->type == 't' ? "true" : x->type == 'f' ? "false"
+                  : x->type == 'n' ? "null" : "?");
     if (!choice_known(expected, found)) die("%s: \"%s\" is %s, but nr computes with %s only", path, key, found, expected);
 }
 
@@ -1519,11 +1517,7 @@ static void dims_check(const char *source, const Dims *d) {
 // Loads a folder as on the Hugging Face hub: config.json, model.safetensors in float32, vocab.json, merges.txt.
 static Model *model_load(const char *folder) {
     char *path = join(folder, "/", "config.json"), *weights = join(folder, "/", "model.safetensors");
-    size_t size;
-    char *text = read_file(path, &size);
-    Json *config = json_parse(path, text, size);
-    free(text);
-    if (config->type != '{') die("%s: not a JSON object", path);
+    Json *config = json_read(path);
     if (!json_get(config, "model_type")) die("%s: \"model_type\" is missing, expected gpt2", path);
     config_expect(path, config, "model_type", "gpt2");
     config_expect(path, config, "activation_function", "gelu_new|gelu_pytorch_tanh");
@@ -1538,15 +1532,14 @@ static Model *model_load(const char *folder) {
         .channels = config_size(path, config, "n_embd", LARGEST), .vocab = config_size(path, config, "vocab_size", 65536),
         .context = config_size(path, config, "n_positions", LARGEST)};
     dims_check(path, &m->dims);
-    const Json *inner = json_get(config, "n_inner");
-    if (inner && inner->type != 'n' && inner->number != 4.0 * (double)m->dims.channels)
-        die("%s: \"n_inner\" is %g, but nr computes with 4 n_embd = %zu only", path, inner->number, 4 * m->dims.channels);
-
+    char inner[32];
+    snprintf(inner, sizeof inner, "%zu|null", 4 * m->dims.channels);
+    config_expect(path, config, "n_inner", inner);
     const Json *unseen = json_get(config, "unseen_tokens");
     m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
     if (unseen && unseen->type != '[') die("%s: \"unseen_tokens\" is not a list of token ids", path);
     for (const Json *x = unseen ? unseen->child : NULL; x; x = x->next) {
-        if (!whole_number(x, m->dims.vocab - 1)) die("%s: \"unseen_tokens\" has what is no id below %zu", path, m->dims.vocab);
+        if (!json_whole(x, m->dims.vocab - 1)) die("%s: \"unseen_tokens\" has what is no id below %zu", path, m->dims.vocab);
         m->unseen[(size_t)x->number] = true;
     }
     json_free(config);
@@ -1705,7 +1698,8 @@ typedef struct {
 
 // All that a training depends on, as metadata of its state and of the extension it makes: backbone and extensions say from
 // which weights it starts, with the seed, and data is a hash of the text.
-static void describe(char text[1024], const char *label, const Model *m, const Extension *x, const Recipe *r, const Loader *loader) {
+static void describe(char text[1024], const char *label, const Model *m, const Extension *x, const Recipe *r,
+                     const Loader *loader) {
     const Dims *d = x ? &x->dims : &m->dims;
     uint64_t data = loader->new.hash;
     for (size_t i = 0; i < loader->n_old; i++) data = data * HASH_FACTOR + loader->old[i].hash;
@@ -1749,8 +1743,8 @@ static double train(const char *label, Model *m, Extension *x, const Recipe *r, 
     const Tensors grad = tensors_allocate(sets, d), m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
     Activations a = activations_allocate(m, B, T, B * T, &grad, false);
     int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
-    printf("%-9s trains %.3fM parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, 1e-6 * (double)w->size, r->steps, B, T,
-           r->lr);
+    printf("%-9s trains %.3fM parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, 1e-6 * (double)w->size, r->steps,
+           B, T, r->lr);
     printf("%-9s %.1f MB of gradients and moments, %.1f of activations\n", "", 3e-6 * (double)(w->size * sizeof(real)),
            1e-6 * (double)(a.size * sizeof(real)));
 
@@ -1787,7 +1781,8 @@ static double train(const char *label, Model *m, Extension *x, const Recipe *r, 
         if (!isfinite(norm)) die("%s: the gradient's norm is %g at step %ld; a lower --lr may help", label, norm, step);
         embedding_refresh(m);
         char state[64];
-        snprintf(state, sizeof state, x && x->local != LOCAL_NONE ? "loss %.3f + %.4f local" : "loss %.3f", loss.lm, loss.local);
+        snprintf(state, sizeof state, x && x->local != LOCAL_NONE ? "loss %.3f + %.4f local" : "loss %.3f", loss.lm,
+                 loss.local);
         progress(label, step - first, r->steps - first, state, start, (double)(B * T));
         stop = interrupted || step == r->steps;  // read once: a signal may come at any time
         if (stop || (r->save_every && step % r->save_every == 0)) {
@@ -1936,14 +1931,22 @@ static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, 
 enum { RUN = 1, PRETRAIN = 2, EXTEND = 4, EVAL = 8, SAMPLE = 16, GATES = 32, ALL = 63 };
 enum { TRAIN = RUN | PRETRAIN | EXTEND, LOAD = EXTEND | EVAL | SAMPLE | GATES };
 
-// A method's defaults; options given explicitly override them. sets: what it trains.
-typedef struct { const char *name; int sets; Gate gate; Local local; Init init; double alpha, p, lr; const char *about; } Method;
+// A method's defaults; options given explicitly override them. sets: what it trains, beside a gate.
+typedef struct {
+    const char *name;
+    int sets;
+    Gate gate;
+    Local local;
+    Init init;
+    double alpha, p, lr;
+    const char *about;
+} Method;
 static const Method methods[] = {
-    {"naive",    SET_BACKBONE,           GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0,   1e-3, "finetuning on new text alone"},
-    {"finetune", SET_BACKBONE,           GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0.1, 1e-3, "all weights"},
-    {"lora",     SET_LORA,               GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0.1, 1e-2, "low-rank updates beside frozen weights"},
-    {"adapter",  SET_ADAPTER,            GATE_NONE, LOCAL_NONE, VARIANCE_HE,  0, 0.1, 5e-3, "adapters beside the frozen FFN"},
-    {"neutral",  SET_ADAPTER | SET_GATE, GATE_RELU, LOCAL_L1,   VARIANCE_LOW, 1, 0.1, 5e-3, "gated adapters, trained to vanish on old text"},
+    {"naive",    SET_BACKBONE, GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0,   1e-3, "finetuning on new text alone"},
+    {"finetune", SET_BACKBONE, GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0.1, 1e-3, "all weights"},
+    {"lora",     SET_LORA,     GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0.1, 1e-2, "low-rank updates beside frozen weights"},
+    {"adapter",  SET_ADAPTER,  GATE_NONE, LOCAL_NONE, VARIANCE_HE,  0, 0.1, 5e-3, "adapters beside the frozen FFN"},
+    {"neutral",  SET_ADAPTER,  GATE_RELU, LOCAL_L1,   VARIANCE_LOW, 1, 0.1, 5e-3, "gated adapters, to vanish on old text"},
 };
 enum { METHODS = sizeof methods / sizeof *methods };
 
@@ -2451,7 +2454,8 @@ static void command_run(void) {
     make_folders(backbone, true);
     print_settings("run", m);
     printf("data: %s; training tokens:", opt.data);
-    for (size_t i = 0; i < x.languages; i++) printf("%s %s %.3fM", i ? "," : "", x.text[i].domain, 1e-6 * (double)x.text[i].count);
+    for (size_t i = 0; i < x.languages; i++)
+        printf("%s %s %.3fM", i ? "," : "", x.text[i].domain, 1e-6 * (double)x.text[i].count);
     for (size_t v = 0; v < m->dims.vocab; v++) unseen += m->unseen[v];
     printf("; %zu of the vocabulary never occur in %s\n\n", unseen, opt.old);
 
@@ -2473,7 +2477,8 @@ static void command_run(void) {
             loader.n_old = stage;
             loader.new = x.text[stage];
             loader.random = random_stream((uint64_t)opt.seed, 3);
-            r = (Result){.method = method->name, .stage = stage, .lr = isnan(opt.lr) ? method->lr : opt.lr, .state = join(path, "", ".state")};
+            r = (Result){.method = method->name, .stage = stage, .lr = isnan(opt.lr) ? method->lr : opt.lr,
+                         .state = join(path, "", ".state")};
             r.seconds = extend(m, method, &loader, !strcmp(method->name, "neutral"), r.state);
             r.p = loader.p;
             result_add(&x, r, m);

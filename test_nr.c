@@ -1332,7 +1332,7 @@ static const struct { const char *file, *script, *words; } edited[] = {
     {"config.json", "s/_layer\": 2/_layer\": 3/", "model.safetensors: has no tensor h.2."},
     {"config.json", "s/_head\": 2/_head\": 3/", "config.json: 3 heads do not divide 16 channels"},
     {"config.json", "s/_head\": 2/_head\": 0/", "config.json: \"n_head\" is missing or not a whole number"},
-    {"config.json", "s/_head\": 2/_head\": 2, \"n_inner\": 63/", "config.json: \"n_inner\" is 63, but nr computes with 4 n_embd"},
+    {"config.json", "s/_head\": 2/_head\": 2, \"n_inner\": 63/", "config.json: \"n_inner\" is 63, but nr computes with 64|null only"},
     {"config.json", "s/_embd\": 16/_embd\": 18/", "model.safetensors: wte.weight: side 1 of its shape is 16, expected 18"},
     {"config.json", "s/_layer\": 2/_layer\": 256/; s/_embd\": 16/_embd\": 1024/", "wte.weight: side 1 of its shape is 16, expected 1024"},
     {"config.json", "s/b_size\": /b_size\": 1/", "config.json: \"vocab_size\" is 1"},

@@ -568,6 +568,21 @@ static Json *json_get(const Json *object, const char *key) {
     return found;
 }
 
+// Reads a file that holds an object; dies unless it does.
+static Json *json_read(const char *path) {
+    size_t size;
+    char *text = read_file(path, &size);
+    Json *value = json_parse(path, text, size);
+    if (value->type != '{') die("%s: expected a JSON object", path);
+    free(text);
+    return value;
+}
+
+// Is x a whole number from 0 to `most`? NULL is none.
+static int json_whole(const Json *x, uint64_t most) {
+    return x && x->type == '0' && x->number >= 0 && x->number <= (double)most && x->number == (double)(uint64_t)x->number;
+}
+
 // Frees a tree.
 static void json_free(Json *value) {
     while (value) {
@@ -824,20 +839,18 @@ static void tokenizer_save(const Tokenizer *t, const char *folder) {
 // from 0 up once, every name once.
 static Map read_vocab(const char *path) {
     Map names = {0};
-    size_t size, count = 0;
-    char *text = read_file(path, &size);
-    Json *vocab = json_parse(path, text, size);
-    if (vocab->type != '{') die("%s: expected an object that gives every token its id", path);
+    size_t count = 0;
+    Json *vocab = json_read(path);
     for (const Json *token = vocab->child; token; token = token->next) count++;
     if (count < TOKENS_MIN || count > TOKENS_MAX)
         die("%s: %zu tokens, expected %d (the bytes and <|endoftext|>) to %d", path, count, TOKENS_MIN, TOKENS_MAX);
     const char **by_id = allocate(count, sizeof *by_id);
     for (const Json *token = vocab->child; token; token = token->next) {
-        double id = token->type == '0' ? token->number : -1;
-        if (!(id >= 0 && id < (double)count && id == (int)id))
+        if (!json_whole(token, count - 1))
             die("%s: the id of \"%.99s\" is not a whole number from 0 to %zu", path, token->key, count - 1);
-        const char **name = by_id + (int)id;
-        if (*name) die("%s: id %d is both \"%.99s\" and \"%.99s\"", path, (int)id, *name, token->key);
+        const int id = (int)token->number;
+        const char **name = by_id + id;
+        if (*name) die("%s: id %d is both \"%.99s\" and \"%.99s\"", path, id, *name, token->key);
         *name = token->key;
     }
     for (int id = 0; id < (int)count; id++) {
@@ -845,7 +858,6 @@ static Map read_vocab(const char *path) {
         if (first != id) die("%s: \"%.99s\" is there twice, with the ids %d and %d", path, by_id[id], first, id);
     }
     free(by_id);
-    free(text);
     json_free(vocab);
     return names;
 }
