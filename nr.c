@@ -534,7 +534,7 @@ static void swiglu_forward(real *hidden, const real *wi_u, const real *wg_u, siz
     for (size_t i = 0; i < size; i++) hidden[i] = wg_u[i] * sigmoid(wg_u[i]) * wi_u[i];
 }
 
-// dwi = dhidden SiLU(wg_u); dwg = dhidden wi_u SiLU'(wg_u), with SiLU'(x) = s + x s (1 - s). dwi may be dhidden.
+// dwi = dhidden SiLU(wg_u); dwg = dhidden wi_u SiLU'(wg_u), with SiLU'(x) = s + x s (1 - s). dwi may be dhidden, dwg wg_u.
 static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u, const real *wg_u, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) {
@@ -568,30 +568,30 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w,
 // weight * sign(r) with weight = alpha / (L N_old C). For each token:
 //     dr = dout + weight sign(A)        (old, g > 0)       dA = g dr        dg = dr . A
 //     dz = dg where g > 0, else 0       (z = w . from + b) dw = sum dz from db = sum dz        dfrom = dz w
-// and du from A's three matrices (dfrom is du too, unless the gate reads the context). So the penalty pushes dg up by weight
-// |A|_1: it closes gates on old text. Where a gate is closed all of these are 0: the token is left alone; and a gate that is
-// closed on every token is dead: nothing trains it open again. The cross-entropy adds weight (g - target) to dz of every token
-// (weight = alpha / (L N)). Adds to du and dfrom, which may be NULL. da (n, C), dhidden, dwg_u (n, H), dscore (n): room to
-// work in.
+// and du from A's three matrices (dfrom is du too, unless the gate reads the context). So the penalty pushes dg up by
+// weight |A|_1: it closes gates on old text. Where a gate is closed all of these are 0: the token is left alone; and a gate
+// that is closed on every token is dead: nothing trains it open again. The gate's cross-entropy adds weight (g - target) to
+// dz of every token, with weight = alpha / (L N). Adds to du and dfrom, which may be NULL. What r has kept becomes its
+// gradient: A dA, g dz, Wg u dwg_u. dhidden (n, H): room to work in.
 static void residue_backward(real *du, real *dfrom, ResidueTensors d, const real *dout, Residue r, const real *u,
-                             ResidueTensors w, Gate gate, Local local, real weight, const int *old, real *da, real *dhidden,
-                             real *dwg_u, real *dscore, size_t n, size_t C, size_t H, size_t G) {
+                             ResidueTensors w, Gate gate, Local local, real weight, const int *old, real *dhidden,
+                             size_t n, size_t C, size_t H, size_t G) {
+    real *da = r.adapter, *dz = r.gate, *dwg_u = r.wg_u;
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
-        const real *a = r.adapter + t * C, *dx = dout + t * C, g = r.gate[t];
-        const real penalty = local == LOCAL_L1 && old[t] && g > 0 ? weight : 0;
-        real *dr = da + t * C;
-        for (size_t i = 0; i < C; i++) dr[i] = dx[i] + penalty * (real)((a[i] > 0) - (a[i] < 0));
+        real *a = r.adapter + t * C, *dr = scratch(2, C);
+        const real g = r.gate[t], penalty = local == LOCAL_L1 && old[t] && g > 0 ? weight : 0;
+        for (size_t i = 0; i < C; i++) dr[i] = dout[t * C + i] + penalty * (real)((a[i] > 0) - (a[i] < 0));
         const real dg = dot(C, dr, a);
-        for (size_t i = 0; i < C; i++) dr[i] *= g;
-        dscore[t] = gate == GATE_RELU ? (g > 0 ? dg : 0) : gate == GATE_SIGMOID ? dg * g * (1 - g) : 0;
-        if (local == LOCAL_CE) dscore[t] += weight * (g - (old[t] ? 0 : 1));
+        for (size_t i = 0; i < C; i++) a[i] = g * dr[i];
+        dz[t] = gate == GATE_RELU ? (g > 0 ? dg : 0) : gate == GATE_SIGMOID ? dg * g * (1 - g) : 0;
+        if (local == LOCAL_CE) dz[t] += weight * (g - (old[t] ? 0 : 1));
     }
     linear_backward(dhidden, d.wo, NULL, da, r.hidden, w.wo, NULL, n, H, C);
     swiglu_backward(dhidden, dwg_u, dhidden, r.wi_u, r.wg_u, n * H);
     linear_backward(du, d.wi, NULL, dhidden, u, w.wi, du, n, C, H);
     linear_backward(du, d.wg, NULL, dwg_u, u, w.wg, du, n, C, H);
-    if (gate != GATE_NONE) linear_backward(dfrom, d.gate_w, d.gate_b, dscore, r.from, w.gate_w, dfrom, n, G, 1);
+    if (gate != GATE_NONE) linear_backward(dfrom, d.gate_w, d.gate_b, dz, r.from, w.gate_w, dfrom, n, G, 1);
 }
 
 // What a gate with --gate-from first reads in every layer (ours, not the paper's): context (B, T - start, 2C) = the first
@@ -859,7 +859,7 @@ typedef struct {
     size_t n_logits;               // the last n_logits rows get logits
     Buffer x, ln1, stats1, qkv, att, y, mid, u, stats2, fc, gelu, lnf, statsf, logits, losses, context;
     ExtensionActivations extension[MAX_EXTENSIONS];
-    Buffer dx, du, dqkv, dfc, dadapter, dhidden, dwg_u, dscore, dlow, dcontext, picked;  // gradients, one layer at a time
+    Buffer dx, du, dqkv, dfc, dhidden, dlow, dcontext, picked;  // gradients, one layer at a time
     real *memory;
     size_t size;
     int *old, *row_of;             // (n): 1 where a row is of the old domain; (V): a token's row in ROWS or -1
@@ -928,10 +928,7 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
     a->du = buffer(a, 1, n, C, true);
     a->dqkv = buffer(a, 1, n, 3 * C, true);
     a->dfc = buffer(a, 1, n, 4 * C, true);
-    a->dadapter = buffer(a, 1, n, hidden ? C : 0, true);
     a->dhidden = buffer(a, 1, n, hidden, true);
-    a->dwg_u = buffer(a, 1, n, hidden, true);
-    a->dscore = buffer(a, 1, n, 1, true);
     a->dlow = buffer(a, 1, n, rank, true);
     a->dcontext = buffer(a, 1, reads_context(m) ? n : 0, 2 * C, true);
     a->picked = buffer(a, 1, n, rows, true);
@@ -1134,8 +1131,8 @@ static void model_backward(const Model *m, Activations *a, const Tensors *grad, 
             const double weight = x->alpha * a->local_scale / (penalty == LOCAL_L1 ? (double)C : 1);
             real *to_u = inside ? du : NULL, *to_gate = x->from == FROM_LAYER ? to_u : context ? a->dcontext.at : NULL;
             residue_backward(to_u, to_gate, residue_tensors(own, l), dx, residue_at(m, a, e, l), rows_of(a, a->u, l),
-                             residue_tensors(&x->w, l), x->gate, penalty, (real)weight, a->old, a->dadapter.at,
-                             a->dhidden.at, a->dwg_u.at, a->dscore.at, n, C, x->dims.hidden, x->dims.gate);
+                             residue_tensors(&x->w, l), x->gate, penalty, (real)weight, a->old, a->dhidden.at,
+                             n, C, x->dims.hidden, x->dims.gate);
         }
         if (!inside) break;
         if (l == 0 && context) context_backward(du, a->dcontext.at, a->B, a->T, C);
@@ -1938,15 +1935,15 @@ typedef struct {
     Gate gate;
     Local local;
     Init init;
-    double alpha, p, lr;
+    double p, lr;
     const char *about;
 } Method;
 static const Method methods[] = {
-    {"naive",    SET_BACKBONE, GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0,   1e-3, "finetuning on new text alone"},
-    {"finetune", SET_BACKBONE, GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0.1, 1e-3, "all weights"},
-    {"lora",     SET_LORA,     GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0, 0.1, 1e-2, "low-rank updates beside frozen weights"},
-    {"adapter",  SET_ADAPTER,  GATE_NONE, LOCAL_NONE, VARIANCE_HE,  0, 0.1, 5e-3, "adapters beside the frozen FFN"},
-    {"neutral",  SET_ADAPTER,  GATE_RELU, LOCAL_L1,   VARIANCE_LOW, 1, 0.1, 5e-3, "gated adapters, to vanish on old text"},
+    {"naive",    SET_BACKBONE, GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0,   1e-3, "finetuning on new text alone"},
+    {"finetune", SET_BACKBONE, GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0.1, 1e-3, "all weights"},
+    {"lora",     SET_LORA,     GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0.1, 1e-2, "low-rank updates beside frozen weights"},
+    {"adapter",  SET_ADAPTER,  GATE_NONE, LOCAL_NONE, VARIANCE_HE,  0.1, 5e-3, "adapters beside the frozen FFN"},
+    {"neutral",  SET_ADAPTER,  GATE_RELU, LOCAL_L1,   VARIANCE_LOW, 0.1, 5e-3, "gated adapters, to vanish on old text"},
 };
 enum { METHODS = sizeof methods / sizeof *methods };
 
@@ -2001,7 +1998,7 @@ static const Option options[] = {
     {"batch", 0, 'i', &opt.batch, 1, 65536, NULL, RUN | EXTEND, "sequences a step"},
     {"lr", 0, 'r', &opt.lr, 0, 10, NULL, RUN | EXTEND, "peak learning rate of an extension"},
     {"p", 0, 'r', &opt.p, 0, 1, NULL, RUN | EXTEND, "fraction of training sequences from the old domains"},
-    {"alpha", 0, 'r', &opt.alpha, 0, 1e6, NULL, RUN | EXTEND, "weight of the local loss (run: of neutral's)"},
+    {"alpha", 0, 'r', &opt.alpha, 0, 1e6, NULL, RUN | EXTEND, "weight of the local loss, 1 if not given"},
     {"gate", 0, 's', &opt.gate, 0, 0, "relu|sigmoid|none", RUN | EXTEND, "the adapter's gate (run: neutral's)"},
     {"gate-from", 0, 's', &opt.gate_from, 0, 0, "layer|first", RUN | EXTEND, "what it reads: u, or the first layer's and its mean"},
     {"local", 0, 's', &opt.local, 0, 0, "l1|ce|none", RUN | EXTEND, "loss: |r| on old text, or the gate's cross-entropy"},
@@ -2087,8 +2084,8 @@ static double pretrain(Model *m, Loader *loader, const char *state) {
     return train("backbone", m, NULL, &recipe, loader);
 }
 
-// The extension that a method and the options describe, plugged into m. ablate: --gate, --gate-from, --local, --init and
-// --alpha apply. Its rows are those of tokens that nothing has trained yet and that are among those to learn (V; NULL: all).
+// The extension that a method and the options describe, plugged into m. ablate: --gate, --gate-from, --local and --init
+// apply. Its rows are those of tokens that nothing has trained yet and that are among those to learn (V; NULL: all).
 static Extension *extension_new(Model *m, const Method *method, bool ablate, const bool *learn) {
     Extension *x = allocate(1, sizeof *x);
     const size_t C = m->dims.channels, L = m->dims.layers;
@@ -2098,8 +2095,7 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate, con
     x->from = ablate && opt.gate_from ? (GateFrom)name_index(from_names, opt.gate_from) : FROM_LAYER;
     x->local = ablate && opt.local ? (Local)name_index(local_names, opt.local) : method->local;
     x->init = ablate && opt.init ? (Init)name_index(init_names, opt.init) : method->init;
-    x->alpha = x->local == LOCAL_NONE ? 0 : ablate && !isnan(opt.alpha) ? opt.alpha
-             : method->local == LOCAL_NONE ? 1 : method->alpha;
+    x->alpha = x->local == LOCAL_NONE ? 0 : isnan(opt.alpha) ? 1 : opt.alpha;
     x->dims = m->dims;
     x->dims.hidden = method->sets & SET_ADAPTER ? hidden : 0;
     x->dims.rank = method->sets & SET_LORA ? opt.rank ? (size_t)opt.rank : (3 * hidden + 15) / 16 : 0;  // 16 C R = 3 C H
@@ -2552,8 +2548,8 @@ static void print_help(int command) {
         const Method *method = &methods[i];
         printf("  %-9s %s\n            --lr %g --p %g", method->name, method->about, method->lr, method->p);
         if (method->sets & SET_ADAPTER)
-            printf(" --gate %s --local %s --init %s --alpha %g", gate_names[method->gate], local_names[method->local],
-                   init_names[method->init], method->alpha);
+            printf(" --gate %s --local %s --init %s", gate_names[method->gate], local_names[method->local],
+                   init_names[method->init]);
         printf("\n");
     }
 }

@@ -340,7 +340,7 @@ static void residue_b(real **d, real **t)
 {
     residue_backward(d[1], from == FROM_FIRST ? d[7] : d[1], (ResidueTensors){d[2], d[3], d[4], d[5], d[6]}, d[0], residue_room(t), t[1],
                      (ResidueTensors){t[2], t[3], t[4], t[5], t[6]}, gate, local, local == LOCAL_L1 ? PENALTY / (real)z.C : PENALTY, old,
-                     room[7], room[8], room[9], room[10], z.n, z.C, z.H, from == FROM_FIRST ? 2 * z.C : z.C);
+                     room[7], z.n, z.C, z.H, from == FROM_FIRST ? 2 * z.C : z.C);
 }
 
 enum { MOST = 8 };

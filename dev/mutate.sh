@@ -50,15 +50,15 @@ x[t * C + i] += g * a[i]; => x[t * C + i] += a[i];
 : g * total_size(C, a) / (real)C; => : total_size(C, a) / (real)C;
 - (old[t] ? 0 : z) => - (old[t] ? z : 0)
 penalty = local == LOCAL_L1 && old[t] && g > 0 ? weight : 0; => penalty = local == LOCAL_L1 && g > 0 ? weight : 0;
-dr[i] = dx[i] + penalty * => dr[i] = dx[i] - penalty *
-for (size_t i = 0; i < C; i++) dr[i] *= g; => for (size_t i = 0; i < C; i++) dr[i] *= 1;
+dr[i] = dout[t * C + i] + penalty * => dr[i] = dout[t * C + i] - penalty *
+a[i] = g * dr[i]; => a[i] = dr[i];
 (g > 0 ? dg : 0) => dg
 dg * g * (1 - g) : 0; => dg * g : 0;
 weight * (g - (old[t] ? 0 : 1)); => weight * (g - (old[t] ? 1 : 0));
 linear_backward(du, d.wg, NULL, dwg_u, u, w.wg, du, n, C, H); => linear_backward(du, d.wg, NULL, dwg_u, u, w.wi, du, n, C, H);
-dscore, r.from, w.gate_w, dfrom, n, G, 1); => dscore, r.from, w.gate_w, NULL, n, G, 1);
-dscore, r.from, w.gate_w, dfrom, n, G, 1); => dscore, u, w.gate_w, dfrom, n, G, 1);
-linear_backward(dfrom, d.gate_w, d.gate_b, dscore, => linear_backward(dfrom, d.gate_w, NULL, dscore,
+dz, r.from, w.gate_w, dfrom, n, G, 1); => dz, r.from, w.gate_w, NULL, n, G, 1);
+dz, r.from, w.gate_w, dfrom, n, G, 1); => dz, u, w.gate_w, dfrom, n, G, 1);
+linear_backward(dfrom, d.gate_w, d.gate_b, dz, => linear_backward(dfrom, d.gate_w, NULL, dz,
 mean[i] = before[i] + (ut[i] - before[i]) / count; => mean[i] = before[i] + (ut[i] + before[i]) / count;
 dmean[i] = dmean[i] / (real)(t + 1) + => dmean[i] = dmean[i] / (real)(t + 2) +
 du[(b * T + t) * C + i] += d[i] + dmean[i]; => du[(b * T + t) * C + i] += d[i];
