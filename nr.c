@@ -883,14 +883,14 @@ static bool reads_context(const Model *m) {
     return false;
 }
 
-// Lays out the buffers for B sequences of T tokens. grad: the tensors to be trained (laid out is enough), NULL for forward
-// only; cache: keep keys and values, so that forward can continue at a later start.
+// Lays out the buffers for B sequences of T tokens. grad: of the tensors to be trained, NULL for forward only; cache: keep
+// keys and values, so that forward can continue at a later start.
 static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T, size_t n_logits,
                                 const Tensors *grad, bool cache) {
     const Dims *d = &m->dims;
     const size_t L = d->layers, C = d->channels, n = B * T;
     const bool train = grad != NULL;
-    #define TRAINED(id) (train && grad->layer_size[id])
+    #define TRAINED(id) (train && grad->at[id])
     a->size = 0;
     a->x = buffer(a, L + 1, n, C, train);
     a->ln1 = buffer(a, L, n, C, TRAINED(QKV_W) || TRAINED(QKV_LORA_A));

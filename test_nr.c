@@ -830,8 +830,8 @@ static void test_negatives(void)
     begin("loader, negatives");
     for (int k = 0; k < 3; k++)
         for (int t = 0; t < COUNT; t++) ids[k][t] = (uint16_t)k;
-    Loader loader = {.n_old = 1, .n_negative = 1, .p = 0.2, .random = random_stream(7, 3), .old = {{"", ids[0], COUNT}},
-                     .negative = {{"", ids[1], COUNT}}, .new = {"", ids[2], COUNT}};
+    Loader loader = {.n_old = 1, .n_negative = 1, .p = 0.2, .random = random_stream(7, 3), .old = {{.ids = ids[0], .count = COUNT}},
+                     .negative = {{.ids = ids[1], .count = COUNT}}, .new = {.ids = ids[2], .count = COUNT}};
     for (int n = 0; n < N; n++) {
         loader_next(&loader, x, y, is_old, 1, T);
         for (int t = 0; t < T; t++) wrong += (y[t] < 0) != (x[0] == 1) || is_old[t] != (x[0] < 2);
