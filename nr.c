@@ -4,9 +4,9 @@ nr: teach a GPT a new language without forgetting the old one.
 The method of "Neutral Residues: Revisiting Adapters for Model Extension" (Signe Talla, Grave, Jegou, ICML 2025) in one
 file of C: the model, the method and its rivals, training, evaluation, sampling. `make && ./nr` shows it at work.
 
-The backbone is a pretrained GPT-2 and stays frozen. In every transformer block one small gated block is added beside
-the feed-forward network (FFN). With u = LayerNorm2(x), the vector of C channels that the FFN reads, and * the product
-of elements:
+The backbone is a pretrained model of GPT-2's kind and stays frozen. In every transformer block one small gated block is
+added beside the feed-forward network (FFN). With u = LayerNorm2(x), the vector of C channels that the FFN reads, and *
+the product of elements:
 
     adapter   A(u) = Wo (SiLU(Wg u) * (Wi u))      Wi, Wg: C -> H    Wo: H -> C    no biases
     gate      g(u) = ReLU(w . u + b)               one number a token and layer
@@ -18,16 +18,16 @@ of elements:
 
 l_local asks the residues to be neutral: to vanish on text of the old domain, so that there the network computes what
 the backbone computed. It sees the batch's N_old old-domain tokens only. A training sequence is of the old domain with
-probability p: l_LM rehearses the old language on it, and without any the penalty would have nothing to see. The ReLU
-lets a gate be exactly zero.
+probability p: l_LM rehearses the old language on it; without it the penalty sees nothing. The ReLU lets a gate be
+exactly zero.
 
 At the start Wo = 0, so that the extended model is the backbone, bit for bit. Wi and Wg are drawn at random, with
 variance 1/(C L) where He's would be 2/C, so that the sum of L residues grows no faster than one; were Wi and Wg 0 too,
 SiLU(Wg u) * Wi u would be 0 and no matrix would ever receive a gradient. w = 0 and b = 1 open every gate, for a gate
-that is closed on every token receives none.
+that is closed on every token receives no gradient.
 
-Rivals, on the same data: finetune (train all weights), lora (W + A B beside every linear layer, A B of low rank),
-adapter (A(u) alone: no gate, no penalty).
+Rivals: naive and finetune (train all weights; naive on new text alone), lora (W + A B beside every linear layer, A B of
+low rank), adapter (A(u) alone, with He's variance: no gate, no penalty).
 
 Ours, not the paper's. Rows of the token embedding that the backbone never trained, because its text lacked the token,
 are trained with any extension whose text has it (--new-rows 1). Extensions add up: x + FFN(u) + r_1(u) + r_2(u) + ...,
@@ -544,9 +544,9 @@ static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const rea
     }
 }
 
-// x (n, C) += r(u) with u (n, C) = LayerNorm2(x); fills `r` (paper, section 3). old (n): 1 where the token is of the old
+// out (n, C) += r(u) with u (n, C) = LayerNorm2(x); fills `r` (paper, section 3). old (n): 1 where the token is of the old
 // domain. The sigmoid gate's cross-entropy is -log g on new-domain tokens, -log(1 - g) on old ones.
-static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w, Gate gate, Local local, const int *old,
+static void residue_forward(real *out, Residue r, const real *u, ResidueTensors w, Gate gate, Local local, const int *old,
                             size_t n, size_t C, size_t H, size_t G) {
     linear_forward(r.wi_u, u, w.wi, NULL, NULL, n, C, H);
     linear_forward(r.wg_u, u, w.wg, NULL, NULL, n, C, H);
@@ -557,7 +557,7 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w,
         const real *a = r.adapter + t * C;
         const real z = gate == GATE_NONE ? 0 : dot(G, w.gate_w, r.from + t * G) + w.gate_b[0];
         const real g = gate == GATE_NONE ? 1 : gate == GATE_SIGMOID ? sigmoid(z) : z <= 0 ? 0 : z;  // NaN stays NaN
-        for (size_t i = 0; i < C; i++) x[t * C + i] += g * a[i];
+        for (size_t i = 0; i < C; i++) out[t * C + i] += g * a[i];
         r.gate[t] = g;
         r.local[t] = local == LOCAL_CE ? (real)log1p(exp(-fabs((double)z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z)
                    : g * total_size(C, a) / (real)C;
@@ -569,10 +569,10 @@ static void residue_forward(real *x, Residue r, const real *u, ResidueTensors w,
 //     dr = dout + weight sign(A)        (old, g > 0)       dA = g dr        dg = dr . A
 //     dz = dg where g > 0, else 0       (z = w . from + b) dw = sum dz from db = sum dz        dfrom = dz w
 // and du from A's three matrices (dfrom is du too, unless the gate reads the context). So the penalty pushes dg up by
-// weight |A|_1: it closes gates on old text. Where a gate is closed all of these are 0: the token is left alone; and a gate
-// that is closed on every token is dead: nothing trains it open again. The gate's cross-entropy adds weight (g - target) to
-// dz of every token, with weight = alpha / (L N). Adds to du and dfrom, which may be NULL. What r has kept becomes its
-// gradient: A dA, g dz, Wg u dwg_u. dhidden (n, H): room to work in.
+// weight |A|_1: it closes gates on old text. Where a gate is closed, dA and dz are 0: the token is left alone; and a gate
+// that is closed on every token is dead: no gradient reaches it. The gate's cross-entropy adds weight (g - target) to dz of
+// every token, with weight = alpha / (L N). Adds to du and dfrom, which may be NULL. What r has kept becomes its gradient:
+// A dA, g dz, Wg u dwg_u. dhidden (n, H): room to work in.
 static void residue_backward(real *du, real *dfrom, ResidueTensors d, const real *dout, Residue r, const real *u,
                              ResidueTensors w, Gate gate, Local local, real weight, const int *old, real *dhidden,
                              size_t n, size_t C, size_t H, size_t G) {

@@ -46,7 +46,7 @@ n_targets ? 1 / (double)n_targets : 0; => n_targets ? 1 / (double)a->n : 0;
 hidden[i] = wg_u[i] * sigmoid(wg_u[i]) * wi_u[i]; => hidden[i] = wg_u[i] * sigmoid(wi_u[i]) * wi_u[i];
 dwg[i] = d * wi_u[i] * (s + x * s * (1 - s)); => dwg[i] = d * wi_u[i] * (s - x * s * (1 - s));
 dwi[i] = d * x * s; => dwi[i] = d * s;
-x[t * C + i] += g * a[i]; => x[t * C + i] += a[i];
+out[t * C + i] += g * a[i]; => out[t * C + i] += a[i];
 : g * total_size(C, a) / (real)C; => : total_size(C, a) / (real)C;
 - (old[t] ? 0 : z) => - (old[t] ? z : 0)
 penalty = local == LOCAL_L1 && old[t] && g > 0 ? weight : 0; => penalty = local == LOCAL_L1 && g > 0 ? weight : 0;
