@@ -2374,24 +2374,23 @@ static void write_chain(const char *path, const Experiment *x) {
     output_close(file);
 }
 
-// The table, 80 columns, from a result on: of every language the loss in nats and its change; in a chain of languages also
-// which one was learnt last, for a single new one bits a byte and how far the gates open and how many are closed.
+// The table, 80 columns, from a result on: of every language the loss in nats and its change; of a single new one also bits a
+// byte, the mean gate and the share of closed ones in both.
 static void print_table(const Experiment *x, size_t first) {
     const bool chain = x->languages > 2;
-    printf("\n%-8s %9s", "method", "trained");
-    if (chain) printf(" learnt");
+    printf("\n%-8s %9s", "method", chain ? "learnt" : "trained");
     for (size_t i = 0; i < x->languages; i++) printf(" | %-5.5s change%s", x->files[i].domain, chain ? "" : " bits/B");
     printf("%s\n", chain ? "" : " | gates   closed%");
     for (const Result *r = x->results + first; r < x->results + x->count; r++) {
-        printf("%-8s %8.3fM", r->method, 1e-6 * (double)r->trained);
-        if (chain) printf(" %-6.6s", x->files[r->stage].domain);
+        if (chain) printf("%-8s %9.9s", r->method, x->files[r->stage].domain);
+        else printf("%-8s %8.3fM", r->method, 1e-6 * (double)r->trained);
         for (size_t i = 0; i < x->languages; i++) {
             printf(" | %5.3f %+6.3f", r->at[i].loss, change(x, r, i));
             if (!chain) printf("  %5.3f", r->at[i].bpb);
         }
-        if (!chain && !isnan(r->at[0].gates[0].gate))
-            printf(" | %3.1f %3.1f %3.0f %3.0f", r->at[0].gates[0].gate, r->at[1].gates[0].gate, 100 * r->at[0].gates[0].closed,
-                   100 * r->at[1].gates[0].closed);
+        const GateScore *old = r->at[0].gates, *new = r->at[1].gates;
+        if (!chain && !isnan(old->gate))
+            printf(" | %3.1f %3.1f %3.0f %3.0f", old->gate, new->gate, 100 * old->closed, 100 * new->closed);
         printf("\n");
     }
 }
