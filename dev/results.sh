@@ -1,7 +1,7 @@
 #!/bin/sh
 # dev/results.sh: trains, evaluates and prints every figure of README.md that is about real text, and writes them to
 # dev/results.csv. Stop it and start it again as you like: what is finished is in $OUT and is not computed again (a changed
-# recipe or nr.c therefore needs another OUT). About half an hour on two idle cores.
+# recipe or nr.c therefore needs another OUT). Somewhat over an hour on two cores.
 # dev/results.sh table: prints dev/results.csv.
 #
 #   grid      every method at six learning rates, seed 1. Its best rate is the one whose old and new losses on val have the
