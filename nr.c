@@ -229,19 +229,19 @@ static inline void pack(real *out, size_t size, size_t count, size_t K, const re
 }
 
 // c (height, width; rows c_row apart) = MR rows of a (packed, or as they lie) times a packed panel of B, + add (as c) +
-// bias (width). add and bias may be NULL. The compiler unrolls i and j, whose bounds are constants, and keeps `sum` in
-// registers; it makes two versions, one with each constant of the callers' a: packed (row is 1) or as it lies (col is 1).
+// bias (width), on the first `vectors` vectors of B's panel. The compiler unrolls i and j, whose bounds are constants, and
+// keeps `sum` in registers. add and bias may be NULL.
 static inline __attribute__((always_inline))
 void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b, const real *bias,
-                   const real *add) {
+                   const real *add, const int vectors) {
     vec sum[MR][NR] = {{{0}}};
     for (size_t i = 0; i < height; i++) __builtin_prefetch((add ? add : c) + i * c_row);  // needed at the end
     for (size_t k = 0; k < K; k++, a.at += a.col, b += PANEL)
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < NR; j++) sum[i][j] += a.at[(size_t)i * a.row] * load(b + j * LANES);
-    if (height == MR && width == PANEL) {
+            for (int j = 0; j < vectors; j++) sum[i][j] += a.at[(size_t)i * a.row] * load(b + j * LANES);
+    if (height == MR && width == (size_t)(vectors * LANES)) {
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < NR; j++) {
+            for (int j = 0; j < vectors; j++) {
                 if (add) sum[i][j] += load(add + (size_t)i * c_row + j * LANES);
                 if (bias) sum[i][j] += load(bias + j * LANES);
                 store(c + (size_t)i * c_row + j * LANES, sum[i][j]);
@@ -253,6 +253,17 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
     for (size_t i = 0; i < height; i++)
         for (size_t j = 0; j < width; j++)
             c[i * c_row + j] = tile[i * PANEL + j] + (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
+}
+
+// The tile in four versions, each with its constants: A packed (row is 1) or with its rows along k (col is 1; if both are,
+// K is 1 and either will do), and B's panel whole or a narrow one, at the right edge, of which the first vector will do.
+static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b,
+                            const real *bias, const real *add) {
+    const Matrix packed = {a.at, 1, MR}, along = {a.at, a.row, 1};
+    if (a.row == 1 && width <= LANES) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, 1);
+    else if (a.row == 1) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, NR);
+    else if (width <= LANES) multiply_tile(c, c_row, height, width, K, along, b, bias, add, 1);
+    else multiply_tile(c, c_row, height, width, K, along, b, bias, add, NR);
 }
 
 // c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the limit, and packing
@@ -303,16 +314,12 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
                     if (along < rows) pack(packed_a, MR, rows - along, depth, block + along * a.row, a.row, a.col);
                     for (size_t j = 0; j < cols; j += PANEL)
                         for (size_t i = 0; i < rows; i += MR) {
+                            const Matrix panel = i < along ? (Matrix){block + i * a.row, a.row, 1}
+                                                           : (Matrix){packed_a + (i - along) * depth, 1, MR};
                             const size_t at = (i0 + i) * c_row + j0 + j;
-                            const size_t height = least(MR, rows - i), width = least(PANEL, cols - j);
-                            const real *panel = packed_b + j * depth, *once = bias && !k0 ? bias + j0 + j : NULL;
-                            const real *before = k0 ? c + at : add ? add + at : NULL;
-                            if (i < along)
-                                multiply_tile(c + at, c_row, height, width, depth, (Matrix){block + i * a.row, a.row, 1},
-                                              panel, once, before);
-                            else
-                                multiply_tile(c + at, c_row, height, width, depth,
-                                              (Matrix){packed_a + (i - along) * depth, 1, MR}, panel, once, before);
+                            multiply_panels(c + at, c_row, least(MR, rows - i), least(PANEL, cols - j), depth, panel,
+                                            packed_b + j * depth, k0 || !bias ? NULL : bias + j0 + j,
+                                            k0 ? c + at : add ? add + at : NULL);
                         }
                 }
             }
@@ -1929,15 +1936,7 @@ enum { RUN = 1, PRETRAIN = 2, EXTEND = 4, EVAL = 8, SAMPLE = 16, GATES = 32, ALL
 enum { TRAIN = RUN | PRETRAIN | EXTEND, LOAD = EXTEND | EVAL | SAMPLE | GATES };
 
 // A method's defaults; options given explicitly override them. sets: what it trains, beside a gate.
-typedef struct {
-    const char *name;
-    int sets;
-    Gate gate;
-    Local local;
-    Init init;
-    double p, lr;
-    const char *about;
-} Method;
+typedef struct { const char *name; int sets; Gate gate; Local local; Init init; double p, lr; const char *about; } Method;
 static const Method methods[] = {
     {"naive",    SET_BACKBONE, GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0,   1e-3, "finetuning on new text alone"},
     {"finetune", SET_BACKBONE, GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0.1, 1e-3, "all weights"},
@@ -2378,7 +2377,7 @@ static void write_chain(const char *path, const Experiment *x) {
 // byte, the mean gate and the share of closed ones in both.
 static void print_table(const Experiment *x, size_t first) {
     const bool chain = x->languages > 2;
-    printf("\n%-8s %9s", "method", chain ? "learnt" : "trained");
+    printf("%-8s %9s", "method", chain ? "learnt" : "trained");
     for (size_t i = 0; i < x->languages; i++) printf(" | %-5.5s change%s", x->files[i].domain, chain ? "" : " bits/B");
     printf("%s\n", chain ? "" : " | gates   closed%");
     for (const Result *r = x->results + first; r < x->results + x->count; r++) {
@@ -2424,8 +2423,8 @@ static void result_add(Experiment *x, Result r, const Model *m) {
     if (chain) write_chain(csv, x);
     else write_results(csv, x);
     for (size_t i = 0; i < x->languages; i++) print_sample(m, &x->files[i]);
-    if (chain) print_table(x, x->count - 1);
     printf("\n");
+    if (chain) print_table(x, x->count - 1), printf("\n");
     free(csv);
 }
 

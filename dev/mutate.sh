@@ -15,7 +15,7 @@ cat >"$work/list" <<'END'
 if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add); => if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, NULL);
 dbias[j] += dout[t * O + j]; => dbias[j] += dout[j];
 c[i * c_row + j] = tile[i * PANEL + j] + (add ? => c[i * c_row + j] = tile[i * PANEL + j] - (add ?
-k0 ? c + at : add ? add + at : NULL; => k0 > KC ? c + at : add ? add + at : NULL;
+k0 ? c + at : add ? add + at : NULL); => k0 > KC ? c + at : add ? add + at : NULL);
 if (bias) sum[i][j] += load(bias + j * LANES); => if (bias) sum[i][j] += load(bias);
 c[j] += x0 * w[j] + x1 * w[b.row + j] => c[j] += x0 * w[j] - x1 * w[b.row + j]
 o[i] = o[i] * r * w[i] + b[i]; => o[i] = o[i] * r * w[i] - b[i];
