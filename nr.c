@@ -115,7 +115,7 @@ static inline real exponential(real x) {
 
 static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
 
-// Sums of many lanes at once (with OpenMP), in an order that depends on the length only.
+// Sums of many lanes at once, in an order that depends on the length only.
 static real dot(size_t n, const real *a, const real *b) {
     real sum = 0;
     #pragma omp simd reduction(+ : sum)
@@ -767,7 +767,7 @@ typedef struct {
     Tensors w;
     Tokenizer *tokenizer;
     uint64_t fingerprint;          // of the backbone's weights
-    bool *unseen;                  // (V): tokens whose row of wte nothing has trained yet, as far as is recorded
+    bool *unseen;                  // (V): tokens that neither pretraining nor an extension's rows have met, as far as recorded
     Extension *extension[MAX_EXTENSIONS];
     size_t n_extensions;
     real *wte;                     // (V, C): the embedding in use: the backbone's or, with rows replaced, a copy
@@ -1421,8 +1421,9 @@ static void safetensors_find(const Safetensors *s, StoredList *e) {
         const Json *found = json_get(s->header, x->name);
         if (!found) found = json_get(s->header, longer);
         if (!found) die("%s: has no tensor %s", s->path, x->name);
-        const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape"), *side = shape ? shape->child : NULL;
-        const Json *offsets = json_get(found, "data_offsets"), *begin = offsets ? offsets->child : NULL;
+        const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape"), *offsets = json_get(found, "data_offsets");
+        const Json *side = shape && shape->type == '[' ? shape->child : NULL;
+        const Json *begin = offsets && offsets->type == '[' ? offsets->child : NULL;
         const size_t bytes = 4 * stored_size(x);
         if (!dtype || dtype->type != '"' || strcmp(dtype->string, x->dtype))
             die("%s: %s is stored as %s, expected %s (in Python: model.float().save_pretrained(folder))", s->path, x->name,
@@ -1432,7 +1433,7 @@ static void safetensors_find(const Safetensors *s, StoredList *e) {
                 die("%s: %s: side %zu of its shape is %g, expected %zu", s->path, x->name, k, side ? side->number : 0,
                     x->shape[k]);
         if (side) die("%s: %s has more than %zu dimensions", s->path, x->name, x->rank);
-        if (!json_whole(begin, s->size) || !json_whole(begin->next, s->size)
+        if (!json_whole(begin, s->size) || !json_whole(begin->next, s->size) || begin->next->next
             || begin->next->number - begin->number != (double)bytes)
             die("%s: %s: its data_offsets are not those of %zu bytes among the file's %" PRIu64, s->path, x->name, bytes, s->size);
         x->start = (uint64_t)begin->number;
@@ -1607,7 +1608,7 @@ static void extension_save(const Model *m, const char *path) {
 // A string of __metadata__; dies if it is missing.
 static const char *metadata_text(const Safetensors *s, const char *key) {
     const Json *x = json_get(s->metadata, key);
-    if (!x || x->type != '"') die("%s: its metadata has no \"%s\": not an extension made by nr", s->path, key);
+    if (!x || x->type != '"') die("%s: its metadata has no \"%s\": not made by this version of nr", s->path, key);
     return x->string;
 }
 
@@ -1658,6 +1659,7 @@ static void extension_load(Model *m, const char *path) {
     x->dims.rank = (size_t)metadata_number(&s, "rank", LARGEST);
     x->dims.rows = (size_t)metadata_number(&s, "rows", (double)m->dims.vocab);
     extension_sets(x);
+    if (x->local == LOCAL_CE && !(x->sets & SET_GATE)) die("%s: metadata \"local\" is \"ce\", but it has no gates", path);
     x->ids = allocate(x->dims.rows, sizeof(int));
     x->w = tensors_load(&s, x->sets, &x->dims, x->ids);
     for (size_t i = 0; i < x->dims.rows; i++)
@@ -1701,13 +1703,14 @@ typedef struct {
 } Recipe;
 
 // All that a training depends on, as metadata of its state and of the extension it makes: backbone and extensions say from
-// which weights it starts, with the seed, and data is a hash of the text.
+// which weights it starts, with the seed, and data is a hash of the text and of which rows train.
 static void describe(char text[1024], const char *label, const Model *m, const Extension *x, const Recipe *r,
                      const Loader *loader) {
     const Dims *d = x ? &x->dims : &m->dims;
     uint64_t data = loader->new.hash;
     for (size_t i = 0; i < loader->n_old; i++) data = data * HASH_FACTOR + loader->old[i].hash;
     for (size_t i = 0; i < loader->n_negative; i++) data = data * HASH_FACTOR + ~loader->negative[i].hash;  // in another role
+    for (size_t i = 0; i < d->rows; i++) data = data * HASH_FACTOR + (uint64_t)x->ids[i] + 1;
     snprintf(text, 1024, PAIR("method", "%s") PAIR("step", "%ld") PAIR("batch", "%ld") PAIR("context", "%ld") PAIR("lr", "%.15g")
              PAIR("warmup", "%ld") PAIR("floor", "%g") PAIR("decay", "%g") PAIR("p", "%.15g") PAIR("gate", "%s")
              PAIR("gate_from", "%s") PAIR("local", "%s") PAIR("alpha", "%.15g") PAIR("init", "%s") PAIR("heads", "%zu")
@@ -1744,15 +1747,16 @@ static double train(const char *label, Model *m, Extension *x, const Recipe *r, 
     const Tensors *w = x ? &x->w : &m->w;
     const Dims *d = x ? &x->dims : &m->dims;
     const int sets = x ? x->sets : SET_BACKBONE;
+    printf("%-9s trains %.3fM parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, 1e-6 * (double)w->size, r->steps,
+           B, T, r->lr);
+    fflush(stdout);  // before memory is asked for
     const Tensors grad = tensors_allocate(sets, d), m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
     Activations a = activations_allocate(m, B, T, B * T, &grad, false);
     int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
-    printf("%-9s trains %.3fM parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, 1e-6 * (double)w->size, r->steps,
-           B, T, r->lr);
     printf("%-9s %.1f MB of gradients and moments, %.1f of activations\n", "", 3e-6 * (double)(w->size * sizeof(real)),
            1e-6 * (double)(a.size * sizeof(real)));
 
-    // A state: what trains, its moments, and how far it is: the step, the seconds so far, the loader's random state.
+    // A state: what trains, its moments, and how far it is: the step, the tenths of seconds so far, the loader's random state.
     int place[4] = {0};
     StoredList entries = {0};
     entries_add(&entries, "w.", w, d);
@@ -1769,7 +1773,7 @@ static double train(const char *label, Model *m, Extension *x, const Recipe *r, 
         printf("%-9s goes on from step %d of %s\n", label, place[0], r->state);
     }
     fflush(stdout);
-    const double start = now(), before = place[1];
+    const double start = now(), before = 0.1 * place[1];
     long step = place[0];
     const long first = step;
     for (bool stop = step == r->steps; !stop;) {
@@ -1791,7 +1795,7 @@ static double train(const char *label, Model *m, Extension *x, const Recipe *r, 
         stop = interrupted || step == r->steps;  // read once: a signal may come at any time
         if (stop || (r->save_every && step % r->save_every == 0)) {
             place[0] = (int)step;
-            place[1] = (int)(before + now() - start);
+            place[1] = (int)(10 * (before + now() - start));
             memcpy(place + 2, &loader->random.state, sizeof loader->random.state);
             safetensors_write(r->state, &entries, description);
         }
@@ -2084,7 +2088,7 @@ static double pretrain(Model *m, Loader *loader, const char *state) {
 }
 
 // The extension that a method and the options describe, plugged into m. ablate: --gate, --gate-from, --local and --init
-// apply. Its rows are those of tokens that nothing has trained yet and that are among those to learn (V; NULL: all).
+// apply. Its rows are those of tokens that are unseen and that are among those to learn (V; NULL: all).
 static Extension *extension_new(Model *m, const Method *method, bool ablate, const bool *learn) {
     Extension *x = allocate(1, sizeof *x);
     const size_t C = m->dims.channels, L = m->dims.layers;

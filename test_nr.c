@@ -1281,6 +1281,7 @@ static const struct { const char *command, *words; } refused[] = {
     {EVAL_OF("none"), "none/config.json: No such file"},
     {EVAL_OF("other") "-x $D/neutral.safetensors", "neutral.safetensors: made for the backbone with fingerprint"},
     {EVAL_OF("model") "-x $D/lora.safetensors", "lora.safetensors: trained on extensions"},
+    {EVAL_OF("model") "-x $D/neutral.safetensors -x $D/ce.safetensors", "ce.safetensors: metadata \"local\" is \"ce\", but it has no gates"},
     {EVAL_OF("model") "-x $D/adapter.safetensors -x $D/lora.safetensors", "lora.safetensors: trained on extensions"},
     {EXTEND_TO("kept") "--method lora --gate-from first", "--gate-from"},
     {EXTEND_TO("kept") "--method adapter --gate-from first", "--gate-from first: needs a --gate"},
@@ -1365,6 +1366,7 @@ static void make_damaged(void)
         " head -c 1000 neutral.safetensors > cut.safetensors &&"
         " for m in cut shape half without; do cp -r model $m; done && head -c 5000 model/model.safetensors > cut/model.safetensors &&"
         " { head -c 3000 neutral.safetensors; printf X; tail -c +3002 neutral.safetensors; } > flipped.safetensors &&"
+        " LC_ALL=C sed 's/\"none\",\"alpha\"/\"ce\"  ,\"alpha\"/' lora.safetensors > ce.safetensors && ! cmp -s ce.safetensors lora.safetensors &&"
         " { head -c $(($(wc -c < neutral.safetensors) - 4)) neutral.safetensors; head -c 4 /dev/zero; } > ids.safetensors && cd - &&"
         " ./tokenizer train -v 300 -o $D/line $D/line.txt && ./tokenizer encode -m $D/line -o $D/line/en_train.bin $D/line.txt", 2, &status);
     if (status) die("damaged files cannot be made: %s", said);
