@@ -150,8 +150,9 @@ static real largest(size_t n, const real *a) {
     return max;
 }
 
-// Random numbers: splitmix64, whose state is one counter. purpose: 1 a backbone, 2 an extension, 3 the loader, 4 sampling.
+// Random numbers: splitmix64, whose state is one counter. Streams for different purposes start from different states.
 typedef struct { uint64_t state; } Random;
+enum { FOR_BACKBONE = 1, FOR_EXTENSION, FOR_LOADER, FOR_SAMPLING };
 
 static Random random_stream(uint64_t seed, uint64_t purpose) {
     return (Random){(seed * 64 + purpose) * 0xD1342543DE82EF95u};
@@ -1906,7 +1907,7 @@ static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, 
     const size_t T = m->dims.context, half = (T + 1) / 2;
     Activations a = activations_allocate(m, 1, T, 1, NULL, true);
     int *tokens = allocate(most(count, T) + 1, sizeof(int));
-    Random random = random_stream(seed, 4);
+    Random random = random_stream(seed, FOR_SAMPLING);
     size_t drawn = 0, start = 0;
     bool moved = false;  // past the context
     memcpy(tokens, prompt, count * sizeof(int));
@@ -2042,7 +2043,7 @@ static const Method *method_find(const char *name, size_t length) {
 
 // A loader over the training files of the --old domains (none: NULL) and the new one.
 static Loader loader_open(const char *old, const char *new, const Tokenizer *tokenizer, size_t context) {
-    Loader loader = {.seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, 3)};
+    Loader loader = {.seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, FOR_LOADER)};
     if (old) loader.n_old = domains_load(loader.old, opt.data, old, "train", tokenizer, context);
     loader.new = tokens_load(opt.data, new, "train", tokenizer, context);
     return loader;
@@ -2070,7 +2071,7 @@ static Model *model_new(const Tokens *text, Tokenizer *tokenizer) {
     dims_check("--heads, --channels, --layers", &m->dims);
     m->w = tensors_allocate(SET_BACKBONE, &m->dims);
     m->wte = m->w.at[WTE];
-    Random random = random_stream((uint64_t)opt.seed, 1);
+    Random random = random_stream((uint64_t)opt.seed, FOR_BACKBONE);
     tensors_init(&m->w, &m->dims, VARIANCE_LOW, GATE_NONE, &random);
     m->fingerprint = fingerprint(&m->w);
     m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
@@ -2109,7 +2110,7 @@ static Extension *extension_new(Model *m, const Method *method, bool ablate, con
     if (x->from == FROM_FIRST && x->gate == GATE_NONE) die("--gate-from first: needs a --gate");
     extension_sets(x);
     x->w = tensors_allocate(x->sets, &x->dims);
-    Random random = random_stream((uint64_t)opt.seed, 2);
+    Random random = random_stream((uint64_t)opt.seed, FOR_EXTENSION);
     tensors_init(&x->w, &x->dims, x->init, x->gate, &random);
     for (size_t i = 0; i < x->dims.rows; i++)
         memcpy(x->w.at[ROWS] + i * C, m->wte + (size_t)x->ids[i] * C, C * sizeof(real));
@@ -2458,7 +2459,7 @@ static void command_run(void) {
     printf("; %zu of the vocabulary never occur in %s\n\n", unseen, opt.old);
 
     // A training's last state stays until all is done: --resume takes finished ones from there.
-    Loader loader = {.new = x.text[0], .seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, 3)};
+    Loader loader = {.new = x.text[0], .seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, FOR_LOADER)};
     Result r = {.method = "backbone", .lr = opt.pretrain_lr, .p = NAN, .state = join(backbone, "", ".state")};
     r.seconds = pretrain(m, &loader, r.state);
     model_save(m, backbone);
@@ -2474,7 +2475,7 @@ static void command_run(void) {
             memcpy(loader.old, x.text, stage * sizeof *x.text);
             loader.n_old = stage;
             loader.new = x.text[stage];
-            loader.random = random_stream((uint64_t)opt.seed, 3);
+            loader.random = random_stream((uint64_t)opt.seed, FOR_LOADER);
             r = (Result){.method = method->name, .stage = stage, .lr = isnan(opt.lr) ? method->lr : opt.lr,
                          .state = join(path, "", ".state")};
             r.seconds = extend(m, method, &loader, !strcmp(method->name, "neutral"), r.state);
