@@ -1,389 +1,200 @@
 /*
 nr: teach a GPT a new language without forgetting the old one.
 
-The method of "Neutral Residues: Revisiting Adapters for Model Extension" (Signe Talla, Grave, Jegou, ICML 2025) in one
-file of C: the model, the method and its rivals, training, evaluation, sampling. `make && ./nr` shows it at work.
+This is the method of "Neutral Residues: Revisiting Adapters for Model Extension" (Signe Talla,
+Grave, Jegou, ICML 2025) in one file of C: the model, the method and its rivals, training,
+evaluation, sampling. `make && ./nr` shows it at work.
 
-The backbone is a pretrained model of GPT-2's kind and stays frozen. In every transformer block one small gated block is
-added beside the feed-forward network (FFN). With u = LayerNorm2(x), the vector of C channels that the FFN reads, and *
-the product of elements:
+THE METHOD
+
+The backbone is a pretrained model of GPT-2's kind, and it stays frozen. In every transformer block
+one small gated block is added beside the feed-forward network (FFN). Let x be the residual stream
+behind the attention (`mid` in the code), and u = LayerNorm2(x) the vector of C channels that the
+FFN reads; * is the product of elements.
 
     adapter   A(u) = Wo (SiLU(Wg u) * (Wi u))      Wi, Wg: C -> H    Wo: H -> C    no biases
-    gate      g(u) = ReLU(w . u + b)               one number a token and layer
+    gate      g(u) = ReLU(w . u + b)               one number for each token and layer
     residue   r(u) = g(u) A(u)
     block     x <- x + FFN(u) + r(u)
 
-    local     l_local = 1/(L N_old) sum over layers l and old-domain tokens t of |r_l(u_t)|_1 / C
-    training  l = l_LM + alpha l_local             l_LM: mean cross-entropy over all tokens, old and new
+    local     l_local = 1/(L N_old) sum over layers l, old-domain tokens t of |r_l(u_t)|_1 / C
+    training  l = l_LM + alpha l_local             l_LM: mean cross-entropy over all tokens
 
-l_local asks the residues to be neutral: to vanish on text of the old domain, so that there the network computes what
-the backbone computed. It sees the batch's N_old old-domain tokens only. A training sequence is of the old domain with
-probability p: l_LM rehearses the old language on it; without it the penalty sees nothing. The ReLU lets a gate be
-exactly zero.
+l_local is a penalty that asks the residues to be neutral: to vanish on text of the old domain, so
+that the network computes there what the backbone computed. It sees only the N_old old-domain
+tokens of a batch. A training sequence is of the old domain with probability p; l_LM rehearses the
+old language on it. At p = 0.1 and 8 sequences, 43 of 100 batches hold no old text at all. The ReLU
+lets a gate be exactly zero.
 
-At the start Wo = 0, so that the extended model is the backbone, bit for bit. Wi and Wg are drawn at random, with
-variance 1/(C L) where He's would be 2/C, so that the sum of L residues grows no faster than one; were Wi and Wg 0 too,
-SiLU(Wg u) * Wi u would be 0 and no matrix would ever receive a gradient. w = 0 and b = 1 open every gate, for a gate
-that is closed on every token receives no gradient.
+At the start Wo = 0, so that the extended model is the backbone, bit for bit. In the first step only
+Wo has a gradient. Wi and Wg are drawn at random with variance 1/(C L), where He's would be 2/C, so
+that the sum of L residues grows no faster than one. Were they 0 too, SiLU(Wg u) * Wi u would be 0,
+and no matrix would ever receive a gradient. w = 0 and b = 1 open every gate, for a gate that is
+closed on every token receives no gradient.
 
-Rivals: naive and finetune (train all weights; naive on new text alone), lora (W + A B beside every linear layer, A B of
-low rank), adapter (A(u) alone, with He's variance: no gate, no penalty).
+The rivals: naive and finetune (they train all weights; naive on new text alone), lora (W + A B
+beside every linear layer, with A B of low rank), adapter (A(u) alone, with He's variance, without
+gate and penalty).
 
-Ours, not the paper's. Rows of the token embedding that the backbone never trained, because its text lacked the token,
-are trained with any extension whose text has it (--new-rows 1). Extensions add up: x + FFN(u) + r_1(u) + r_2(u) + ...,
-all but the last frozen; the penalty on the last sees the tokens of every domain before it. A gate may read the context
-(--gate-from first), which is the first block's u, before any adapter acts, and its mean over the positions so far:
-g = ReLU(w . [u_1; mean u_1] + b) in every layer. And text of domains that others will add (--negatives) may be shown to
-the penalty alone.
+HOW TO READ THIS FILE
 
-Conventions. A token is a row: activations are (rows, channels), a linear layer is x W + b with W (in, out), as in
-Hugging Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make n = B T rows. C channels, NH heads, L
-layers, V tokens in the vocabulary. Each x_forward is followed by its x_backward; dx is the gradient of the loss with
-respect to x, and NULL for a gradient that nobody needs. A backward pass overwrites the gradients of weights, since each
-weight is used once a step, and adds to the gradient of the residual stream.
+Each room has a banner. Rooms 1 to 8 are the lecture; the line where it ends says so.
+
+     1  Numbers             what matmul, dot and exponential promise; skim it
+     2  The layers          a GPT's layers, each forward followed by its backward; skip it if you
+                            know llm.c
+     3  The heart           adapter, gate, penalty; LoRA. Read this first, and slowly
+     4  Ours                two additions that are not the paper's: the prefix gate, new rows
+     5  Tensors, methods    which tensors there are, and what makes a method and an extension
+     6  The model           forward, loss, backward: how the residues sit in a GPT
+     7  Training            AdamW, the loader that mixes domains, the loop
+     8  Evaluation          losses of whole files, sampling
+     9  Files               models as folders of Hugging Face, extensions, states: for reference
+    10  The engine          how matmul is made fast. To port nr to other hardware, start here
+    11  The program         settings, the experiment, the commands: for reference
+
+Reading and writing of text, tokens, JSON and safetensors is in tokenizer.c.
+
+CONVENTIONS
+
+A token is a row: activations are (rows, channels), and a linear layer is x W + b with W (in, out),
+as in Hugging Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make n = B T rows.
+C channels, NH heads, L layers, V tokens in the vocabulary. Each x_forward is followed by its
+x_backward. dx is the gradient of the loss with respect to x, and it is NULL where nobody needs it.
+A backward pass overwrites the gradients of weights, since each weight is used once in a step; it
+adds to the gradient of the residual stream.
 */
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
-#include <inttypes.h>
 #include <math.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <time.h>
 
-#define TOKENIZER_LIBRARY  // die, allocate, read_file, output_open, the JSON reader and the tokenizer
-#include "tokenizer.c"
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Numbers. `real` is float; the gradient tests compile everything in double. A `vec` is one register full of reals.
-
 #ifndef REAL
-#define REAL float
+#define REAL float  // the gradient tests compile everything in double
 #endif
 typedef REAL real;
+
+#define TOKENIZER_LIBRARY  // utilities, JSON, the tokenizer, files of tokens, safetensors
+#include "tokenizer.c"
+
+// -------------------------------------------------------------------------------------------------
+// 1. Numbers, and what matmul promises. The functions that are only declared here are in room 10.
+
 _Static_assert(sizeof(size_t) == 8 && sizeof(long) == 8, "nr is written for 64 bits");
 
-// The multiply keeps MR rows by NR vectors of sums in registers; NR more hold a row of B, 1 an element of A.
-#if defined(__AVX512F__)
-enum { VECTOR_BYTES = 64, MR = 12, NR = 2 };  // 24 sums in 32 registers
-#elif defined(__AVX__)
-enum { VECTOR_BYTES = 32, MR = 6, NR = 2 };   // 12 sums in 16 registers
-#elif defined(__aarch64__)
-enum { VECTOR_BYTES = 16, MR = 8, NR = 3 };   // 24 sums in 32 registers
-#else
-enum { VECTOR_BYTES = 16, MR = 6, NR = 2 };   // SSE2 and anything else: 12 sums in 16 registers
-#endif
-typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
-enum { LANES = VECTOR_BYTES / sizeof(real) };
+static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
-static inline vec load(const real *x) { vec v; memcpy(&v, x, sizeof v); return v; }
-static inline void store(real *x, vec v) { memcpy(x, &v, sizeof v); }
-static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
-static inline size_t most(size_t a, size_t b) { return a > b ? a : b; }
-
-// Seconds on a clock that never goes back.
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+static double now(void);  // seconds on a clock that never goes back
 
 #ifdef _OPENMP
 #include <omp.h>
 #else
 static int omp_get_max_threads(void) { return 1; }
-static void omp_set_num_threads(int n) { if (n > 1) die("--threads %d: built without OpenMP", n); }
+static void omp_set_num_threads(int n) {
+    if (n > 1) die("--threads %d: built without OpenMP", n);
+}
 #endif
 
-// e^x, in a form that compilers vectorise (libm's expf is a call for each value). In float: e^x = 2^n e^r with n the
-// integer nearest to x / ln 2; adding 1.5 * 2^23 rounds to it and leaves it in the low bits of the sum. On |r| <= ln 2
-// / 2 the Taylor series is good to 1e-8 after its r^7. 2^n is applied in two halves, so that results beyond the range
-// of float become infinite or vanish gradually. NaN stays NaN: it fails both comparisons.
-static inline real exponential(real x) {
-    if (sizeof(real) == sizeof(double)) return (real)exp((double)x);
-    float y = (float)x;
-    y = y < -104 ? -104 : y;
-    y = y > 89 ? 89 : y;
-    union { float value; uint32_t bits; } round = {y * 1.44269504f + 12582912.0f}, low, high;
-    float n = round.value - 12582912.0f, r = y - n * 0.693145752f - n * 1.42860677e-6f;
-    float e = 1 / 120.f + r * (1 / 720.f + r * (1 / 5040.f));
-    e = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * e))));
-    int32_t power = (int32_t)(round.bits - 0x4B400000u);
-    low.bits = (uint32_t)((power >> 1) + 127) << 23;
-    high.bits = (uint32_t)(power - (power >> 1) + 127) << 23;
-    return (real)(e * low.value * high.value);
-}
-
+static inline real exponential(real x);  // e^x
 static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
 
-// Sums of many lanes at once, in an order that depends on the length only.
-static real dot(size_t n, const real *a, const real *b) {
-    real sum = 0;
-    #pragma omp simd reduction(+ : sum)
-    for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
-}
+// Of n numbers: a . b, the sum, the sum of sizes |a|_1, the largest. A sum's order depends on n only.
+static real dot(size_t n, const real *a, const real *b);
+static real total(size_t n, const real *a);
+static real l1_norm(size_t n, const real *a);
+static real largest(size_t n, const real *a);
 
-static real total(size_t n, const real *a) {
-    real sum = 0;
-    #pragma omp simd reduction(+ : sum)
-    for (size_t i = 0; i < n; i++) sum += a[i];
-    return sum;
-}
+// Element (i, j) of a matrix is at[i * row + j * col]: to transpose it, swap the two steps.
+typedef struct { const real *at; size_t row, col; } Matrix;
 
-// |a|_1.
-static real total_size(size_t n, const real *a) {
-    real sum = 0;
-    #pragma omp simd reduction(+ : sum)
-    for (size_t i = 0; i < n; i++) sum += a[i] < 0 ? -a[i] : a[i];
-    return sum;
-}
+static Matrix plain(const real *x, size_t width) { return (Matrix){x, width, 1}; }
+static Matrix transposed(const real *x, size_t width) { return (Matrix){x, 1, width}; }
 
-// Lane by lane in plain C: clang does not vectorise reduction(max).
-static real largest(size_t n, const real *a) {
-    real top[LANES], max = a[0];
-    for (int l = 0; l < LANES; l++) top[l] = a[0];
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++) top[l] = a[i + (size_t)l] > top[l] ? a[i + (size_t)l] : top[l];
-    for (int l = 0; l < LANES; l++) max = top[l] > max ? top[l] : max;
-    for (; i < n; i++) max = a[i] > max ? a[i] : max;
-    return max;
-}
+// c (M, N; its rows lie c_row apart) = a (M, K) b (K, N) + add (as c; may be c itself) + bias (N).
+// add and bias may be NULL. It gives the same bits on any number of threads. To port nr to other
+// hardware, replace this function first.
+static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
+                   const real *bias, const real *add);
 
-// Random numbers: splitmix64, whose state is one counter. Streams for different purposes start from different states.
+// Returns `size` reals of memory to work in. Each thread has its own, kept from call to call.
+enum { FOR_PACKED_B, FOR_PACKED_A, FOR_LAYERS, SCRATCHES };
+static real *scratch(int slot, size_t size);
+
+// Random numbers: splitmix64, whose state is one counter. Each purpose has a stream of its own.
 typedef struct { uint64_t state; } Random;
 enum { FOR_BACKBONE = 1, FOR_EXTENSION, FOR_LOADER, FOR_SAMPLING };
 
-static Random random_stream(uint64_t seed, uint64_t purpose) {
-    return (Random){(seed * 64 + purpose) * 0xD1342543DE82EF95u};
-}
+static Random random_stream(uint64_t seed, uint64_t purpose);
+static uint64_t random_bits(Random *r);
+static double random_uniform(Random *r);  // in [0, 1)
+static double random_normal(Random *r);   // of mean 0 and variance 1
 
-static uint64_t random_bits(Random *r) {
-    uint64_t z = r->state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
-static double random_uniform(Random *r) { return (double)(random_bits(r) >> 11) * 0x1p-53; }  // [0, 1)
-
-// Normal with mean 0 and variance 1 (Box-Muller).
-static double random_normal(Random *r) {
-    double radius = sqrt(-2 * log(1 - random_uniform(r)));
-    return radius * cos(6.283185307179586 * random_uniform(r));
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Matrix multiply: nearly all of the time goes here; who ports nr replaces it first. One routine for every layout: a Matrix
-// has a step for rows and one for columns, and a transpose only swaps them.
-//
-// An element of C needs 2 K numbers, but a processor can load far fewer numbers than it can multiply: each number loaded
-// must be used many times.
-//   registers  A tile of C, MR rows by NR vectors, stays in registers while k runs. A step of k loads MR numbers of A and
-//              NR vectors of B, and uses each NR or MR times.
-//   caches     Loads are fast if they are consecutive, so B is packed first, in panels of NR vectors, k by k. A panel, KC
-//              deep, stays in the second cache while the MC rows of a block of A pass over it. A is packed in panels of MR
-//              rows only if its rows do not lie along k: if they do, a tile's MR rows are MR streams as they are.
-//   threads    They share the packed B and divide the rows of C. An element is summed in the same order whoever computes
-//              it: the same bits for any number of threads.
-
-enum { KC = 768, MC = 48, NC = 3072, PANEL = NR * LANES };  // MC is a multiple of every MR
-
-typedef struct { const real *at; size_t row, col; } Matrix;  // element (i, j) is at[i * row + j * col]
-
-static Matrix plain(const real *x, size_t width) { return (Matrix){x, width, 1}; }       // rows of `width` numbers
-static Matrix transposed(const real *x, size_t width) { return (Matrix){x, 1, width}; }
-
-static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
-
-// `size` reals of scratch memory, kept from call to call; each thread has its own in every slot.
-static real *scratch(int slot, size_t size) {
-    static _Thread_local struct { real *at; size_t size; } slots[3];
-    if (slots[slot].size < size) {
-        free(slots[slot].at);
-        slots[slot].at = allocate(size, sizeof(real));
-        slots[slot].size = size;
-    }
-    return slots[slot].at;
-}
-
-// Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along` apart, into panels of
-// `size`, k by k; the last panel is filled up with 0. Whichever way x lies in memory, it is read as it lies. (size is a
-// constant to the compiler, once this is inlined.)
-static inline void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across, size_t along) {
-    const size_t whole = count / size * size, rest = count - whole;
-    if (rest) memset(out + whole * K, 0, size * K * sizeof(real));
-    if (across == 1) {
-        for (size_t k = 0; k < K; k++) {
-            for (size_t i = 0; i < whole; i += size) memcpy(out + i * K + k * size, x + k * along + i, size * sizeof(real));
-            for (size_t i = 0; i < rest; i++) out[whole * K + k * size + i] = x[k * along + whole + i];
-        }
-        return;
-    }
-    for (size_t i = 0; i < count; i++) {
-        real *o = out + i / size * size * K + i % size;
-        for (size_t k0 = 0; k0 < K; k0 += 16) {  // a cache line
-            __builtin_prefetch(x + (i + 4) * across + k0 * along);
-            for (size_t k = k0; k < least(k0 + 16, K); k++) o[k * size] = x[i * across + k * along];
-        }
-    }
-}
-
-// c (height, width; rows c_row apart) = MR rows of a (packed, or as they lie) times a packed panel of B, + add (as c) +
-// bias (width), on the first `vectors` vectors of B's panel. The compiler unrolls i and j, whose bounds are constants, and
-// keeps `sum` in registers. add and bias may be NULL.
-static inline __attribute__((always_inline))
-void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b, const real *bias,
-                   const real *add, const int vectors) {
-    vec sum[MR][NR] = {{{0}}};
-    for (size_t i = 0; i < height; i++) __builtin_prefetch((add ? add : c) + i * c_row);  // needed at the end
-    for (size_t k = 0; k < K; k++, a.at += a.col, b += PANEL)
-        for (int i = 0; i < MR; i++)
-            for (int j = 0; j < vectors; j++) sum[i][j] += a.at[(size_t)i * a.row] * load(b + j * LANES);
-    if (height == MR && width == (size_t)(vectors * LANES)) {
-        for (int i = 0; i < MR; i++)
-            for (int j = 0; j < vectors; j++) {
-                if (add) sum[i][j] += load(add + (size_t)i * c_row + j * LANES);
-                if (bias) sum[i][j] += load(bias + j * LANES);
-                store(c + (size_t)i * c_row + j * LANES, sum[i][j]);
-            }
-        return;
-    }
-    real tile[MR * PANEL];  // at the edges of C
-    memcpy(tile, sum, sizeof tile);
-    for (size_t i = 0; i < height; i++)
-        for (size_t j = 0; j < width; j++)
-            c[i * c_row + j] = tile[i * PANEL + j] + (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
-}
-
-// The tile in four versions, each with its constants: A packed (row is 1) or with its rows along k (col is 1; if both are,
-// K is 1 and either will do), and B's panel whole or a narrow one, at the right edge, of which the first vector will do.
-static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a, const real *b,
-                            const real *bias, const real *add) {
-    const Matrix packed = {a.at, 1, MR}, along = {a.at, a.row, 1};
-    if (a.row == 1 && width <= LANES) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, 1);
-    else if (a.row == 1) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, NR);
-    else if (width <= LANES) multiply_tile(c, c_row, height, width, K, along, b, bias, add, 1);
-    else multiply_tile(c, c_row, height, width, K, along, b, bias, add, NR);
-}
-
-// c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the limit, and packing
-// would read each twice. Columns are divided among the threads.
-static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias, const real *add) {
-    const size_t threads = (size_t)omp_get_max_threads(), chunk = b.col == 1 ? round_up((N + threads - 1) / threads, 64) : 64;
-    #pragma omp parallel for if (N * K > 1 << 17)
-    for (size_t j0 = 0; j0 < N; j0 += chunk) {
-        const size_t j1 = least(j0 + chunk, N);
-        for (size_t j = j0; j < j1; j++) c[j] = (add ? add[j] : 0) + (bias ? bias[j] : 0);
-        if (b.col == 1) {
-            size_t k = 0;
-            for (; k + 4 <= K; k += 4) {  // four rows of B at a time: memory is fastest in several streams
-                const real *x = a.at + k * a.col, *w = b.at + k * b.row;
-                const real x0 = x[0], x1 = x[a.col], x2 = x[2 * a.col], x3 = x[3 * a.col];
-                for (size_t j = j0; j < j1; j++)
-                    c[j] += x0 * w[j] + x1 * w[b.row + j] + x2 * w[2 * b.row + j] + x3 * w[3 * b.row + j];
-            }
-            for (; k < K; k++)
-                for (size_t j = j0; j < j1; j++) c[j] += a.at[k * a.col] * b.at[k * b.row + j];
-        } else
-            for (size_t j = j0; j < j1; j++) c[j] += dot(K, a.at, b.at + j * b.col);
-    }
-}
-
-// c (M, N; rows c_row apart) = a (M, K) b (K, N) + add (as c; may be c itself) + bias (N). add and bias may be NULL.
-static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b, const real *bias,
-                   const real *add) {
-    if (M == 1 && (b.col == 1 || (b.row == 1 && a.col == 1))) { multiply_row(c, N, K, a, b, bias, add); return; }
-    real *packed_b = scratch(0, KC * round_up(least(N, NC), PANEL));
-    const size_t threads = (size_t)omp_get_max_threads();
-    #pragma omp parallel if (M * N * K > 1 << 18)
-    {
-        real *packed_a = scratch(1, MC * KC);
-        for (size_t j0 = 0; j0 < N; j0 += NC)
-            for (size_t k0 = 0; k0 < K; k0 += KC) {
-                const size_t cols = least(NC, N - j0), depth = least(KC, K - k0);
-                const size_t share = round_up((cols + threads - 1) / threads, PANEL);  // of B, to pack
-                #pragma omp for
-                for (size_t j = 0; j < cols; j += share)
-                    pack(packed_b + j * depth, PANEL, least(share, cols - j), depth,
-                         b.at + k0 * b.row + (j0 + j) * b.col, b.col, b.row);
-                #pragma omp for schedule(dynamic)
-                for (size_t i0 = 0; i0 < M; i0 += MC) {
-                    const real *block = a.at + i0 * a.row + k0 * a.col;
-                    // The first `along` rows are read where they lie; of the rest, a last panel must be filled up with 0.
-                    const size_t rows = least(MC, M - i0), along = a.col == 1 ? rows / MR * MR : 0;
-                    if (along < rows) pack(packed_a, MR, rows - along, depth, block + along * a.row, a.row, a.col);
-                    for (size_t j = 0; j < cols; j += PANEL)
-                        for (size_t i = 0; i < rows; i += MR) {
-                            const Matrix panel = i < along ? (Matrix){block + i * a.row, a.row, 1}
-                                                           : (Matrix){packed_a + (i - along) * depth, 1, MR};
-                            const size_t at = (i0 + i) * c_row + j0 + j;
-                            multiply_panels(c + at, c_row, least(MR, rows - i), least(PANEL, cols - j), depth, panel,
-                                            packed_b + j * depth, k0 || !bias ? NULL : bias + j0 + j,
-                                            k0 ? c + at : add ? add + at : NULL);
-                        }
-                }
-            }
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// The layers. n is the number of rows (tokens). Rows, columns or heads are divided among the threads, and sums over
-// rows run in order within a column: the same bits for any number of threads.
+// -------------------------------------------------------------------------------------------------
+// 2. The layers. n is the number of rows, which are tokens. Rows, columns or heads are divided among
+// the threads, and a sum over rows runs in order: the same bits on any number of threads.
 
 enum { STRIP = 64 };  // columns that one thread sums over all rows at a time
 
 // out (n, O) = x (n, I) w (I, O) + bias (O) + add (n, O). bias and add may be NULL; add may be out.
-static void linear_forward(real *out, const real *x, const real *w, const real *bias, const real *add,
-                           size_t n, size_t I, size_t O) {
+static void linear_forward(real *out, const real *x, const real *w, const real *bias,
+                           const real *add, size_t n, size_t I, size_t O) {
     matmul(out, O, n, O, I, plain(x, I), plain(w, O), bias, add);
 }
 
-// out = x w + bias, so dx = dout w^T (+ add), dw = x^T dout, dbias = the sum of dout's rows.
-static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, const real *x, const real *w,
-                            const real *add, size_t n, size_t I, size_t O) {
+// dx = dout w^T + add;  dw = x^T dout;  dbias = the sum of dout's rows. add may be dx.
+static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, const real *x,
+                            const real *w, const real *add, size_t n, size_t I, size_t O) {
     if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add);
     if (dw) matmul(dw, O, I, O, n, transposed(x, I), plain(dout, O), NULL, NULL);
     if (!dbias) return;
     #pragma omp parallel for
     for (size_t j0 = 0; j0 < O; j0 += STRIP) {
-        const size_t j1 = least(j0 + STRIP, O);
+        const size_t j1 = min_size(j0 + STRIP, O);
         memset(dbias + j0, 0, (j1 - j0) * sizeof(real));
         for (size_t t = 0; t < n; t++)
             for (size_t j = j0; j < j1; j++) dbias[j] += dout[t * O + j];
     }
 }
 
-// out (n, C) = z * w + b with z = (x - mean) rstd: each row of x to mean 0 and variance 1. stats (n, 2): its mean and rstd.
-static void layernorm_forward(real *out, real *stats, const real *x, const real *w, const real *b, size_t n, size_t C) {
+// out (n, C) = z * w + b with z = (x - mean) rstd: each row of x brought to mean 0 and variance 1.
+// stats (n, 2) keeps mean and rstd.
+static void layernorm_forward(real *out, real *stats, const real *x, const real *w, const real *b,
+                              size_t n, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *xt = x + t * C;
-        real *o = out + t * C, m = total(C, xt) / (real)C;
-        for (size_t i = 0; i < C; i++) o[i] = xt[i] - m;
-        const real r = 1 / (real)sqrt((double)(dot(C, o, o) / (real)C + (real)1e-5));
-        for (size_t i = 0; i < C; i++) o[i] = o[i] * r * w[i] + b[i];
-        stats[2 * t] = m, stats[2 * t + 1] = r;
+        real *o = out + t * C, mean = total(C, xt) / (real)C;
+        for (size_t i = 0; i < C; i++) o[i] = xt[i] - mean;
+        const real rstd = 1 / (real)sqrt((double)(dot(C, o, o) / (real)C + (real)1e-5));
+        for (size_t i = 0; i < C; i++) o[i] = o[i] * rstd * w[i] + b[i];
+        stats[2 * t] = mean, stats[2 * t + 1] = rstd;
     }
 }
 
-// With g = dout * w, dz = g, and z has mean 0 and variance 1 whatever x is: dx += rstd (g - mean(g) - z mean(g * z)).
-// dw = sum over rows of dout * z, db = sum over rows of dout; dw and db may be NULL.
-static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x, const real *stats,
-                               const real *w, size_t n, size_t C) {
+// dz = dout * w, and z has mean 0 and variance 1 whatever x is, so that
+//     dx += rstd (dz - mean(dz) - z mean(dz * z))
+//     dw  = sum over rows of dout * z
+//     db  = sum over rows of dout
+static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x,
+                               const real *stats, const real *w, size_t n, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
-        const real *d = dout + t * C, *xt = x + t * C, m = stats[2 * t], r = stats[2 * t + 1];
-        const real mean_g = dot(C, d, w) / (real)C;
-        real *z = scratch(2, 2 * C), *g = z + C;
-        for (size_t i = 0; i < C; i++) z[i] = (xt[i] - m) * r, g[i] = d[i] * w[i];
-        const real mean_gz = dot(C, g, z) / (real)C;
-        for (size_t i = 0; i < C; i++) dx[t * C + i] += r * (g[i] - mean_g - z[i] * mean_gz);
+        const real *d = dout + t * C, *xt = x + t * C, mean = stats[2 * t], rstd = stats[2 * t + 1];
+        const real mean_dz = dot(C, d, w) / (real)C;
+        real *z = scratch(FOR_LAYERS, 2 * C), *dz = z + C;
+        for (size_t i = 0; i < C; i++) z[i] = (xt[i] - mean) * rstd, dz[i] = d[i] * w[i];
+        const real mean_dzz = dot(C, dz, z) / (real)C;
+        for (size_t i = 0; i < C; i++)
+            dx[t * C + i] += rstd * (dz[i] - mean_dz - z[i] * mean_dzz);
     }
     if (!dw) return;
     #pragma omp parallel for
     for (size_t j0 = 0; j0 < C; j0 += STRIP) {
-        const size_t j1 = least(j0 + STRIP, C);
+        const size_t j1 = min_size(j0 + STRIP, C);
         for (size_t j = j0; j < j1; j++) dw[j] = db[j] = 0;
         for (size_t t = 0; t < n; t++)
             for (size_t j = j0; j < j1; j++) {
@@ -393,14 +204,16 @@ static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, c
     }
 }
 
-// GELU in GPT-2's tanh form: x (1 + tanh(k (x + a x^3))) / 2. Because (1 + tanh y) / 2 = sigmoid(2 y), it is x s with
-// s = sigmoid(2 k (x + a x^3)), k = sqrt(2 / pi), a = 0.044715: a sibling of SiLU.
+// GELU in GPT-2's tanh form, x (1 + tanh(k (x + a x^3))) / 2 with k = sqrt(2 / pi), a = 0.044715.
+// Because (1 + tanh y) / 2 = sigmoid(2 y), it is a sibling of SiLU:
+//     GELU(x) = x s    with    s = sigmoid(2 k (x + a x^3))
 #define GELU_2K ((real)1.5957691216057308)
 #define GELU_A ((real)0.044715)
 
 static void gelu_forward(real *out, const real *x, size_t size) {
     #pragma omp parallel for simd
-    for (size_t i = 0; i < size; i++) out[i] = x[i] * sigmoid(GELU_2K * (x[i] + GELU_A * x[i] * x[i] * x[i]));
+    for (size_t i = 0; i < size; i++)
+        out[i] = x[i] * sigmoid(GELU_2K * (x[i] + GELU_A * x[i] * x[i] * x[i]));
 }
 
 // d(x s)/dx = s + x s (1 - s) 2 k (1 + 3 a x^2). dx may be dout.
@@ -412,10 +225,11 @@ static void gelu_backward(real *dx, const real *dout, const real *x, size_t size
     }
 }
 
-enum { QUERIES = 64 };  // attention handles so many positions at once, and no keys beyond the last of them
+enum { QUERIES = 64 };  // positions that attention handles at once, with no keys beyond the last
 
-// Causal multi-head attention over qkv (B, T, 3C), each head with hs = C/NH channels: y (B, T, C) = att v with the weights
-// att (B, NH, T, T) = softmax(q k^T / sqrt(hs)), for positions start..T-1; those before are there as keys and values.
+// Causal attention of NH heads over qkv (B, T, 3C), each head with hs = C/NH channels:
+//     att (B, NH, T, T) = softmax(q k^T / sqrt(hs))        y (B, T, C) = att v
+// for positions start..T-1; those before are there as keys and values.
 static void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, size_t start,
                               size_t NH, size_t C) {
     const size_t hs = C / NH;
@@ -425,9 +239,10 @@ static void attention_forward(real *y, real *att, const real *qkv, size_t B, siz
         const size_t b = head / NH, h = head % NH;
         const real *q = qkv + b * T * 3 * C + h * hs, *k = q + C, *v = k + C;
         for (size_t t0 = start; t0 < T; t0 += QUERIES) {
-            const size_t t1 = least(t0 + QUERIES, T);
-            real *a = att + (head * T + t0) * T;  // (t1 - t0, t1), rows T apart
-            matmul(a, T, t1 - t0, t1, hs, plain(q + t0 * 3 * C, 3 * C), transposed(k, 3 * C), NULL, NULL);
+            const size_t t1 = min_size(t0 + QUERIES, T);
+            const Matrix queries = plain(q + t0 * 3 * C, 3 * C), keys = transposed(k, 3 * C);
+            real *a = att + (head * T + t0) * T;  // (t1 - t0, t1), its rows T apart
+            matmul(a, T, t1 - t0, t1, hs, queries, keys, NULL, NULL);
             for (size_t t = t0; t < t1; t++) {
                 real *row = a + (t - t0) * T;
                 const real max = largest(t + 1, row);
@@ -436,55 +251,63 @@ static void attention_forward(real *y, real *att, const real *qkv, size_t B, siz
                 for (size_t i = 0; i <= t; i++) row[i] *= norm;
                 memset(row + t + 1, 0, (t1 - t - 1) * sizeof(real));
             }
-            matmul(y + (b * T + t0) * C + h * hs, C, t1 - t0, hs, t1, plain(a, T), plain(v, 3 * C), NULL, NULL);
+            real *out = y + (b * T + t0) * C + h * hs;
+            matmul(out, C, t1 - t0, hs, t1, plain(a, T), plain(v, 3 * C), NULL, NULL);
         }
     }
 }
 
-// y = a v: da = dy v^T, dv = a^T dy. Softmax: ds = a * (da - sum(a * da)). s = scale q k^T: dq = scale ds k, dk = scale
-// ds^T q. The last block of queries sees all keys: it goes first, writes all of dk and dv, and the others add.
-static void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv, size_t B, size_t T,
-                               size_t NH, size_t C) {
+// From y = att v:              datt = dy v^T               dv = att^T dy
+// through the softmax:         ds = att * (datt - sum(att * datt))
+// from s = scale q k^T:        dq = scale ds k             dk = scale ds^T q
+// The last block of queries sees all keys: it goes first and writes all of dk and dv; others add.
+static void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv,
+                               size_t B, size_t T, size_t NH, size_t C) {
     const size_t hs = C / NH;
     const real scale = 1 / (real)sqrt((double)hs);
     #pragma omp parallel for
     for (size_t head = 0; head < B * NH; head++) {
         const size_t b = head / NH, h = head % NH, first = b * T * 3 * C + h * hs;
         const real *q = qkv + first, *k = q + C, *v = k + C;
-        real *dq = dqkv + first, *dk = dq + C, *dv = dk + C, *ds = scratch(2, QUERIES * T);
+        real *dq = dqkv + first, *dk = dq + C, *dv = dk + C, *ds = scratch(FOR_LAYERS, QUERIES * T);
         for (size_t t1 = T, t0; t1 > 0; t1 = t0) {
             t0 = (t1 - 1) / QUERIES * QUERIES;
             const size_t rows = t1 - t0;
             const real *a = att + (head * T + t0) * T, *d = dy + (b * T + t0) * C + h * hs;
+            real *add_dk = t1 < T ? dk : NULL, *add_dv = t1 < T ? dv : NULL;
             matmul(ds, t1, rows, t1, hs, plain(d, C), transposed(v, 3 * C), NULL, NULL);
-            matmul(dv, 3 * C, t1, hs, rows, transposed(a, T), plain(d, C), NULL, t1 < T ? dv : NULL);
+            matmul(dv, 3 * C, t1, hs, rows, transposed(a, T), plain(d, C), NULL, add_dv);
             for (size_t t = 0; t < rows; t++) {
-                const real *at = a + t * T, sum = dot(t1, at, ds + t * t1);
-                for (size_t i = 0; i < t1; i++) ds[t * t1 + i] = at[i] * (ds[t * t1 + i] - sum) * scale;
+                const real *at = a + t * T;
+                real *dst = ds + t * t1, sum = dot(t1, at, dst);
+                for (size_t i = 0; i < t1; i++) dst[i] = at[i] * (dst[i] - sum) * scale;
             }
-            matmul(dq + t0 * 3 * C, 3 * C, rows, hs, t1, plain(ds, t1), plain(k, 3 * C), NULL, NULL);
-            matmul(dk, 3 * C, t1, hs, rows, transposed(ds, t1), plain(q + t0 * 3 * C, 3 * C), NULL, t1 < T ? dk : NULL);
+            const Matrix queries = plain(q + t0 * 3 * C, 3 * C), keys = plain(k, 3 * C);
+            matmul(dq + t0 * 3 * C, 3 * C, rows, hs, t1, plain(ds, t1), keys, NULL, NULL);
+            matmul(dk, 3 * C, t1, hs, rows, transposed(ds, t1), queries, NULL, add_dk);
         }
     }
 }
 
-// x (B, T - start, C) = wte[token] + wpe[position], for positions start..T-1; tokens (B, T - start).
-static void embedding_forward(real *x, const int *tokens, const real *wte, const real *wpe, size_t B, size_t T,
-                              size_t start, size_t C) {
+// x (B, T - start, C) = wte[token] + wpe[position] at positions start..T-1. tokens (B, T - start).
+static void embedding_forward(real *x, const int *tokens, const real *wte, const real *wpe,
+                              size_t B, size_t T, size_t start, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < B * (T - start); t++) {
-        const real *token = wte + (size_t)tokens[t] * C, *position = wpe + (start + t % (T - start)) * C;
+        const real *token = wte + (size_t)tokens[t] * C;
+        const real *position = wpe + (start + t % (T - start)) * C;
         for (size_t i = 0; i < C; i++) x[t * C + i] = token[i] + position[i];
     }
 }
 
-// Every row of dx goes to its token's row of dwte (added: the head wrote there first) and to its position's of dwpe (P,
-// C), which may be NULL. row_of (V) maps a token to its row in dwte, -1: has none; NULL: every token has its own.
-static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens, const int *row_of,
-                               size_t B, size_t T, size_t P, size_t C) {
+// Adds every row of dx to its token's row of dwte, where the head has written already, and to its
+// position's row of dwpe (P, C), which may be NULL. row_of (V) says which row of dwte a token has,
+// -1: none; if it is NULL, every token has its own.
+static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens,
+                               const int *row_of, size_t B, size_t T, size_t P, size_t C) {
     #pragma omp parallel for
     for (size_t i0 = 0; i0 < C; i0 += STRIP) {
-        const size_t i1 = least(i0 + STRIP, C);
+        const size_t i1 = min_size(i0 + STRIP, C);
         for (size_t t = 0; t < P && dwpe; t++) memset(dwpe + t * C + i0, 0, (i1 - i0) * sizeof(real));
         for (size_t t = 0; t < B * T; t++) {
             const int row = row_of ? row_of[tokens[t]] : tokens[t];
@@ -494,7 +317,8 @@ static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int
     }
 }
 
-// losses (n) = -log softmax(logits)[target], 0 where the target is -1; logits (n, V) become probabilities.
+// losses (n) = -log softmax(logits)[target], and 0 where the target is -1. The logits (n, V) become
+// probabilities.
 static void crossentropy_forward(real *losses, real *logits, const int *targets, size_t n, size_t V) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
@@ -507,8 +331,10 @@ static void crossentropy_forward(real *losses, real *logits, const int *targets,
     }
 }
 
-// Of the losses' sum times scale: dlogits = scale (probabilities - 1 at the target), in place; 0 where there is no target.
-static void crossentropy_backward(real *probabilities, const int *targets, real scale, size_t n, size_t V) {
+// The gradient of the losses' sum times `scale`, in place of the probabilities:
+//     dlogits = scale (probabilities - 1 at the target)        0 where there is no target
+static void crossentropy_backward(real *probabilities, const int *targets, real scale,
+                                  size_t n, size_t V) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *p = probabilities + t * V;
@@ -518,32 +344,36 @@ static void crossentropy_backward(real *probabilities, const int *targets, real 
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// The heart: the gated neutral adapter, and LoRA beside it.
+// -------------------------------------------------------------------------------------------------
+// 3. The heart: the gated neutral adapter (paper, section 3), and LoRA beside it.
 
-typedef enum { GATE_RELU, GATE_SIGMOID, GATE_NONE } Gate;
-typedef enum { LOCAL_L1, LOCAL_CE, LOCAL_NONE } Local;
-typedef enum { FROM_LAYER, FROM_FIRST } GateFrom;  // what the gate reads: u, or the context of the first block's
+typedef enum { GATE_RELU, GATE_SIGMOID, GATE_NONE } GateKind;
+typedef enum { LOCAL_L1, LOCAL_CE, LOCAL_NONE } LocalKind;  // of l_local: |r|_1, cross-entropy
 
-// What one layer's adapter computes for n tokens, kept for backward.
+// What one layer's adapter keeps of n tokens for the backward pass, which leaves gradients in some.
 typedef struct {
-    real *wi_u, *wg_u, *hidden;  // (n, H): Wi u, Wg u, and SiLU(Wg u) * (Wi u)
-    real *adapter;               // (n, C): A(u)
-    real *gate;                  // (n):    g(u), 1 without a gate
-    real *local;                 // (n):    the token's term of l_local: |r|_1 / C, or the gate's cross-entropy
-    const real *from;            // (n, G): what the gate reads, u itself or the context
+    real *wi_u, *wg_u;      // (n, H): Wi u, and Wg u; afterwards wg_u holds its gradient
+    real *hidden;           // (n, H): SiLU(Wg u) * (Wi u)
+    real *adapter;          // (n, C): A(u); afterwards its gradient
+    real *z, *gate;         // (n):    w . input + b, and g; afterwards z holds its gradient
+    real *l1;               // (n):    |r|_1 / C, the token's term of l_local
+    const real *gate_input; // (n, G): what the gate reads: u, or what room 4 makes of it
 } Residue;
 
-typedef struct { real *wi, *wg, *wo, *gate_w, *gate_b; } ResidueTensors;  // of one layer: weights, or their gradients
+// One layer's weights, or their gradients.
+typedef struct { real *wi, *wg, *wo, *gate_w, *gate_b; } ResidueTensors;
 
-// hidden (size) = SiLU(wg_u) * wi_u, with SiLU(x) = x sigmoid(x).
+// hidden = SiLU(wg_u) * wi_u    with    SiLU(x) = x sigmoid(x)
 static void swiglu_forward(real *hidden, const real *wi_u, const real *wg_u, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) hidden[i] = wg_u[i] * sigmoid(wg_u[i]) * wi_u[i];
 }
 
-// dwi = dhidden SiLU(wg_u); dwg = dhidden wi_u SiLU'(wg_u), with SiLU'(x) = s + x s (1 - s). dwi may be dhidden, dwg wg_u.
-static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u, const real *wg_u, size_t size) {
+// dwi = dhidden SiLU(wg_u)
+// dwg = dhidden wi_u SiLU'(wg_u)    with    SiLU'(x) = s + x s (1 - s),  s = sigmoid(x)
+// dwi may be dhidden, and dwg may be wg_u.
+static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u,
+                            const real *wg_u, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) {
         const real x = wg_u[i], s = sigmoid(x), d = dhidden[i];
@@ -552,9 +382,8 @@ static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const rea
     }
 }
 
-// out (n, C) += r(u) with u (n, C) = LayerNorm2(x); fills `r` (paper, section 3). old (n): 1 where the token is of the old
-// domain. The sigmoid gate's cross-entropy is -log g on new-domain tokens, -log(1 - g) on old ones.
-static void residue_forward(real *out, Residue r, const real *u, ResidueTensors w, Gate gate, Local local, const int *old,
+// out (n, C) += g(u) A(u) for the rows of u (n, C), and fills `r`.
+static void residue_forward(real *out, Residue r, const real *u, ResidueTensors w, GateKind kind,
                             size_t n, size_t C, size_t H, size_t G) {
     linear_forward(r.wi_u, u, w.wi, NULL, NULL, n, C, H);
     linear_forward(r.wg_u, u, w.wg, NULL, NULL, n, C, H);
@@ -563,66 +392,111 @@ static void residue_forward(real *out, Residue r, const real *u, ResidueTensors 
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *a = r.adapter + t * C;
-        const real z = gate == GATE_NONE ? 0 : dot(G, w.gate_w, r.from + t * G) + w.gate_b[0];
-        const real g = gate == GATE_NONE ? 1 : gate == GATE_SIGMOID ? sigmoid(z) : z <= 0 ? 0 : z;  // NaN stays NaN
+        const real z = kind == GATE_NONE ? 0 : dot(G, w.gate_w, r.gate_input + t * G) + w.gate_b[0];
+        const real relu = z <= 0 ? 0 : z;  // NaN stays NaN
+        const real g = kind == GATE_RELU ? relu : kind == GATE_SIGMOID ? sigmoid(z) : 1;
         for (size_t i = 0; i < C; i++) out[t * C + i] += g * a[i];
+        r.z[t] = z;
         r.gate[t] = g;
-        r.local[t] = local == LOCAL_CE ? (real)log1p(exp(-fabs((double)z))) + (z > 0 ? z : 0) - (old[t] ? 0 : z)
-                   : g * total_size(C, a) / (real)C;
+        r.l1[t] = g * l1_norm(C, a) / (real)C;
     }
 }
 
-// dout (n, C) is the gradient at the block's output, hence at r = g A; on old-domain tokens the penalty adds its own,
-// weight * sign(r) with weight = alpha / (L N_old C). For each token:
-//     dr = dout + weight sign(A)        (old, g > 0)       dA = g dr        dg = dr . A
-//     dz = dg where g > 0, else 0       (z = w . from + b) dw = sum dz from db = sum dz        dfrom = dz w
-// and du from A's three matrices (dfrom is du too, unless the gate reads the context). So the penalty pushes dg up by
-// weight |A|_1: it closes gates on old text. Where a gate is closed, dA and dz are 0: the token is left alone; and a gate
-// that is closed on every token is dead: no gradient reaches it. The gate's cross-entropy adds weight (g - target) to dz of
-// every token, with weight = alpha / (L N). Adds to du and dfrom, which may be NULL. What r has kept becomes its gradient:
-// A dA, g dz, Wg u dwg_u. dhidden (n, H): room to work in.
-static void residue_backward(real *du, real *dfrom, ResidueTensors d, const real *dout, Residue r, const real *u,
-                             ResidueTensors w, Gate gate, Local local, real weight, const int *old, real *dhidden,
+// The other local loss, of a sigmoid gate: the cross-entropy of g against "this token is new",
+//     -log g on new tokens    -log(1 - g) on old ones,    from z, so that neither log overflows.
+static double gate_crossentropy(double z, bool is_old) {
+    return log1p(exp(-fabs(z))) + (z > 0 ? z : 0) - (is_old ? 0 : z);
+}
+
+// dout (n, C) is the gradient at the block's output, hence at r = g A. It holds already what the
+// losses of later layers ask for; here this layer's penalty adds its own. For each token
+//     dr = dout + weight sign(A)    on an old token with g > 0;  weight = alpha / (L N_old C)
+//     dA = g dr
+//     dg = dr . A
+//     dz = dg                       where g > 0, else 0;         z = w . input + b
+//     dw = sum over tokens of dz input
+//     db = sum over tokens of dz
+//     dinput = dz w
+// and du from A's three matrices. So on old text the penalty pushes dg up by weight |A|_1: it closes
+// gates. Where a gate is closed, dA and dz are 0, and the token is left alone. A gate that is closed
+// on every token is dead: no gradient reaches it. (The cross-entropy adds weight (g - target) to dz
+// of every token; there weight = alpha / (L N).)
+//
+// Adds to du and dinput, which may be the same and may be NULL. dhidden (n, H) is room to work in.
+static void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dout, Residue r,
+                             const real *u, ResidueTensors w, GateKind kind, LocalKind local,
+                             real weight, const int *is_old, real *dhidden,
                              size_t n, size_t C, size_t H, size_t G) {
-    real *da = r.adapter, *dz = r.gate, *dwg_u = r.wg_u;
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
-        real *a = r.adapter + t * C, *dr = scratch(2, C);
-        const real g = r.gate[t], penalty = local == LOCAL_L1 && old[t] && g > 0 ? weight : 0;
-        for (size_t i = 0; i < C; i++) dr[i] = dout[t * C + i] + penalty * (real)((a[i] > 0) - (a[i] < 0));
+        real *a = r.adapter + t * C, *dr = scratch(FOR_LAYERS, C);
+        const real g = r.gate[t];
+        const real penalty = local == LOCAL_L1 && is_old[t] && g > 0 ? weight : 0;
+        for (size_t i = 0; i < C; i++)
+            dr[i] = dout[t * C + i] + penalty * (real)((a[i] > 0) - (a[i] < 0));
         const real dg = dot(C, dr, a);
         for (size_t i = 0; i < C; i++) a[i] = g * dr[i];
-        dz[t] = gate == GATE_RELU ? (g > 0 ? dg : 0) : gate == GATE_SIGMOID ? dg * g * (1 - g) : 0;
-        if (local == LOCAL_CE) dz[t] += weight * (g - (old[t] ? 0 : 1));
+        real dz = kind == GATE_RELU ? (g > 0 ? dg : 0) : kind == GATE_SIGMOID ? dg * g * (1 - g) : 0;
+        if (local == LOCAL_CE) dz += weight * (g - (is_old[t] ? 0 : 1));
+        r.z[t] = dz;
     }
-    linear_backward(dhidden, d.wo, NULL, da, r.hidden, w.wo, NULL, n, H, C);
-    swiglu_backward(dhidden, dwg_u, dhidden, r.wi_u, r.wg_u, n * H);
-    linear_backward(du, d.wi, NULL, dhidden, u, w.wi, du, n, C, H);
-    linear_backward(du, d.wg, NULL, dwg_u, u, w.wg, du, n, C, H);
-    if (gate != GATE_NONE) linear_backward(dfrom, d.gate_w, d.gate_b, dz, r.from, w.gate_w, dfrom, n, G, 1);
+    const real *dadapter = r.adapter, *dz = r.z;
+    linear_backward(dhidden, dw.wo, NULL, dadapter, r.hidden, w.wo, NULL, n, H, C);
+    swiglu_backward(dhidden, r.wg_u, dhidden, r.wi_u, r.wg_u, n * H);
+    const real *dwi_u = dhidden, *dwg_u = r.wg_u;
+    linear_backward(du, dw.wi, NULL, dwi_u, u, w.wi, du, n, C, H);
+    linear_backward(du, dw.wg, NULL, dwg_u, u, w.wg, du, n, C, H);
+    if (kind == GATE_NONE) return;
+    linear_backward(dinput, dw.gate_w, dw.gate_b, dz, r.gate_input, w.gate_w, dinput, n, G, 1);
 }
 
-// What a gate with --gate-from first reads in every layer (ours, not the paper's): context (B, T - start, 2C) = the first
-// block's u, which no adapter has acted on, beside its mean over the positions so far, at 0..t. With start > 0 (and B = 1)
-// the mean at start - 1 lies before context.
-static void context_forward(real *context, const real *u, size_t B, size_t T, size_t start, size_t C) {
+// LoRA (Hu et al. 2021, without its scale), beside a linear layer from I to O channels:
+//     low (n, R) = x a        out (n, O) += low b        a: (I, R)    b: (R, O)
+static void lora_forward(real *out, real *low, const real *x, const real *a, const real *b,
+                         size_t n, size_t I, size_t O, size_t R) {
+    linear_forward(low, x, a, NULL, NULL, n, I, R);
+    linear_forward(out, low, b, NULL, out, n, R, O);
+}
+
+// dlow = dout b^T     db = low^T dout     da = x^T dlow     dx += dlow a^T
+// dlow (n, R) is room to work in; dx, da and db may be NULL.
+static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *dout,
+                          const real *low, const real *x, const real *a, const real *b,
+                          size_t n, size_t I, size_t O, size_t R) {
+    linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O);
+    linear_backward(dx, da, NULL, dlow, x, a, dx, n, I, R);
+}
+
+// -------------------------------------------------------------------------------------------------
+// 4. Ours, not the paper's: the prefix gate, and new rows of the embedding.
+
+// The prefix gate. The paper's gate reads its layer's u, which earlier adapters have moved. With
+// --gate-input prefix the gates of all layers read, at position t, what no adapter has touched: the
+// first block's u, and beside it the mean of u over the positions 0..t.
+//     prefix (B, T - start, 2C) = [u_t ; mean(t)]
+//     mean(t) = mean(t - 1) + (u_t - mean(t - 1)) / (t + 1)
+// With start > 0 (and B = 1) the mean at start - 1 lies before `prefix`.
+static void prefix_forward(real *prefix, const real *u, size_t B, size_t T, size_t start, size_t C) {
     #pragma omp parallel for
     for (size_t b = 0; b < B; b++)
         for (size_t t = start; t < T; t++) {
-            const real *ut = u + (b * (T - start) + t - start) * C, count = (real)(t + 1);
-            real *out = context + (b * (T - start) + t - start) * 2 * C, *mean = out + C;
-            const real *before = t ? mean - 2 * C : ut;  // mean(t) = mean(t - 1) + (u - mean(t - 1)) / (t + 1)
-            for (size_t i = 0; i < C; i++) out[i] = ut[i], mean[i] = before[i] + (ut[i] - before[i]) / count;
+            const size_t row = b * (T - start) + t - start;
+            const real *ut = u + row * C, count = (real)(t + 1);
+            real *out = prefix + row * 2 * C, *mean = out + C;
+            const real *before = t ? mean - 2 * C : ut;
+            for (size_t i = 0; i < C; i++)
+                out[i] = ut[i], mean[i] = before[i] + (ut[i] - before[i]) / count;
         }
 }
 
-// The mean at s has u at every t <= s with weight 1 / (s + 1): du(t) += dcontext's first half at t + the sum over s >= t of
-// its second half at s / (s + 1), from the last position on. Sums in dcontext.
-static void context_backward(real *du, real *dcontext, size_t B, size_t T, size_t C) {
+// The mean at s holds u_t for every t <= s, with weight 1 / (s + 1):
+//     du(t) += first half of dprefix(t) + sum over s >= t of the second half of dprefix(s) / (s + 1)
+// summed from the last position on, in dprefix.
+static void prefix_backward(real *du, real *dprefix, size_t B, size_t T, size_t C) {
     #pragma omp parallel for
     for (size_t b = 0; b < B; b++)
         for (size_t t = T; t-- > 0;) {
-            real *d = dcontext + (b * T + t) * 2 * C, *dmean = d + C;
+            real *d = dprefix + (b * T + t) * 2 * C, *dmean = d + C;
             for (size_t i = 0; i < C; i++) {
                 dmean[i] = dmean[i] / (real)(t + 1) + (t + 1 < T ? dmean[2 * C + i] : 0);
                 du[(b * T + t) * C + i] += d[i] + dmean[i];
@@ -630,545 +504,559 @@ static void context_backward(real *du, real *dcontext, size_t B, size_t T, size_
         }
 }
 
-// LoRA: out (n, O) += low b with low (n, R) = x (n, I) a; a: (I, R), b: (R, O) (Hu et al. 2021, without its scale).
-static void lora_forward(real *out, real *low, const real *x, const real *a, const real *b,
-                         size_t n, size_t I, size_t O, size_t R) {
-    linear_forward(low, x, a, NULL, NULL, n, I, R);
-    linear_forward(out, low, b, NULL, out, n, R, O);
+// New rows. A token that the backbone's text lacked has a row of wte that was never trained. An
+// extension whose text has such tokens trains N rows of its own for them. ids (N): which tokens.
+//     wte (V, C), the embedding in use, receives the rows (N, C)
+static void new_rows_forward(real *wte, const real *rows, const int *ids, size_t N, size_t C) {
+    for (size_t i = 0; i < N; i++)
+        memcpy(wte + (size_t)ids[i] * C, rows + i * C, C * sizeof(real));
 }
 
-// dlow = dout b^T, db = low^T dout, da = x^T dlow, dx += dlow a^T. dlow (n, R) is room; dx, da, db may be NULL.
-static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *dout, const real *low, const real *x,
-                          const real *a, const real *b, size_t n, size_t I, size_t O, size_t R) {
-    linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O);
-    linear_backward(dx, da, NULL, dlow, x, a, dx, n, I, R);
+// Of the head, logits = lnf wte^T, the rows need the N columns of dlogits (n, V) that are theirs:
+//     drows (N, C) = picked^T lnf        picked (n, N): room to work in
+static void new_rows_backward(real *drows, real *picked, const real *dlogits, const real *lnf,
+                              const int *ids, size_t N, size_t n, size_t V, size_t C) {
+    #pragma omp parallel for
+    for (size_t t = 0; t < n; t++)
+        for (size_t i = 0; i < N; i++) picked[t * N + i] = dlogits[t * V + (size_t)ids[i]];
+    matmul(drows, C, N, C, n, transposed(picked, N), plain(lnf, C), NULL, NULL);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Tensors. This table names each one once; memory, files, AdamW, error messages and tests all go by it.
+// -------------------------------------------------------------------------------------------------
+// 5. Tensors, methods, extensions.
 
-typedef struct { size_t layers, heads, channels, context, vocab, hidden, rank, rows, gate; } Dims;  // gate: the width it reads
+// The sizes of a model, and of one extension. gate_in: how many numbers its gate reads (G).
+typedef struct { size_t layers, heads, channels, positions, vocab, hidden, rank, new_rows, gate_in; } Dims;
 
 enum {
-    WTE, WPE, LN1_W, LN1_B, QKV_W, QKV_BIAS, PROJ_W, PROJ_BIAS, LN2_W, LN2_B, FC_W, FC_BIAS, FCPROJ_W, FCPROJ_BIAS,
-    LNF_W, LNF_B,
+    WTE, WPE, LN1_W, LN1_B, QKV_W, QKV_BIAS, PROJ_W, PROJ_BIAS, LN2_W, LN2_B,
+    FC_W, FC_BIAS, FCPROJ_W, FCPROJ_BIAS, LNF_W, LNF_B,
     WI, WG, WO, GATE_W, GATE_B,
-    QKV_LORA_A, QKV_LORA_B, PROJ_LORA_A, PROJ_LORA_B, FC_LORA_A, FC_LORA_B, FCPROJ_LORA_A, FCPROJ_LORA_B,
-    ROWS, TENSORS
+    QKV_A, QKV_B, PROJ_A, PROJ_B, FC_A, FC_B, FCPROJ_A, FCPROJ_B,
+    NEW_ROWS, TENSORS
 };
 
 // Which tensors a model or an extension has is a sum of these sets.
 enum { SET_BACKBONE = 1, SET_ADAPTER = 2, SET_GATE = 4, SET_LORA = 8, SET_ROWS = 16 };
 
-// Initial values: normal with a variance, or constant. GPT-2's deviation is 0.02 at its 768 channels, and 1/sqrt(2 L)
-// of that for what writes into the residual stream; other widths get the same variance of a sum: 0.02 sqrt(768 / C).
-enum { INIT_ZERO, INIT_ONE, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN, INIT_GATE_B, INIT_ROWS };
+// Initial values: constant, or normal. GPT-2's deviation is 0.02 at its 768 channels, and 1/sqrt(2 L)
+// of that for what writes into the residual stream. Other widths get the same variance of a sum:
+// 0.02 sqrt(768 / C).
+enum {
+    INIT_ZERO, INIT_ONE, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN, INIT_GATE_W, INIT_GATE_B
+};
 
-// A name with %d (Hugging Face's, for GPT-2) is one tensor a layer. rows, cols: letters of size_of; rows '1': a vector.
+// Every tensor once: memory, files, AdamW, messages and tests go by this table. A name with %d is one
+// tensor for each layer, named as in Hugging Face's GPT-2. rows and cols: letters of size_of.
+// rows '1': a vector.
 static const struct { const char *name; char rows, cols; int set, init; } table[TENSORS] = {
-    [WTE]           = {"wte.weight",               'V', 'C', SET_BACKBONE, INIT_GPT2},
-    [WPE]           = {"wpe.weight",               'P', 'C', SET_BACKBONE, INIT_GPT2},
-    [LN1_W]         = {"h.%d.ln_1.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
-    [LN1_B]         = {"h.%d.ln_1.bias",           '1', 'C', SET_BACKBONE, INIT_ZERO},
-    [QKV_W]         = {"h.%d.attn.c_attn.weight",  'C', '3', SET_BACKBONE, INIT_GPT2},
-    [QKV_BIAS]      = {"h.%d.attn.c_attn.bias",    '1', '3', SET_BACKBONE, INIT_ZERO},
-    [PROJ_W]        = {"h.%d.attn.c_proj.weight",  'C', 'C', SET_BACKBONE, INIT_GPT2_PROJ},
-    [PROJ_BIAS]     = {"h.%d.attn.c_proj.bias",    '1', 'C', SET_BACKBONE, INIT_ZERO},
-    [LN2_W]         = {"h.%d.ln_2.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
-    [LN2_B]         = {"h.%d.ln_2.bias",           '1', 'C', SET_BACKBONE, INIT_ZERO},
-    [FC_W]          = {"h.%d.mlp.c_fc.weight",     'C', '4', SET_BACKBONE, INIT_GPT2},
-    [FC_BIAS]       = {"h.%d.mlp.c_fc.bias",       '1', '4', SET_BACKBONE, INIT_ZERO},
-    [FCPROJ_W]      = {"h.%d.mlp.c_proj.weight",   '4', 'C', SET_BACKBONE, INIT_GPT2_PROJ},
-    [FCPROJ_BIAS]   = {"h.%d.mlp.c_proj.bias",     '1', 'C', SET_BACKBONE, INIT_ZERO},
-    [LNF_W]         = {"ln_f.weight",              '1', 'C', SET_BACKBONE, INIT_ONE},
-    [LNF_B]         = {"ln_f.bias",                '1', 'C', SET_BACKBONE, INIT_ZERO},
-    [WI]            = {"h.%d.adapter.wi",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
-    [WG]            = {"h.%d.adapter.wg",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
-    [WO]            = {"h.%d.adapter.wo",          'H', 'C', SET_ADAPTER, INIT_ZERO},
-    [GATE_W]        = {"h.%d.gate.w",              '1', 'G', SET_GATE, INIT_ZERO},
-    [GATE_B]        = {"h.%d.gate.b",              '1', '1', SET_GATE, INIT_GATE_B},
-    [QKV_LORA_A]    = {"h.%d.attn.c_attn.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
-    [QKV_LORA_B]    = {"h.%d.attn.c_attn.lora_b",  'R', '3', SET_LORA, INIT_ZERO},
-    [PROJ_LORA_A]   = {"h.%d.attn.c_proj.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
-    [PROJ_LORA_B]   = {"h.%d.attn.c_proj.lora_b",  'R', 'C', SET_LORA, INIT_ZERO},
-    [FC_LORA_A]     = {"h.%d.mlp.c_fc.lora_a",     'C', 'R', SET_LORA, INIT_FAN_IN},
-    [FC_LORA_B]     = {"h.%d.mlp.c_fc.lora_b",     'R', '4', SET_LORA, INIT_ZERO},
-    [FCPROJ_LORA_A] = {"h.%d.mlp.c_proj.lora_a",   '4', 'R', SET_LORA, INIT_FAN_IN},
-    [FCPROJ_LORA_B] = {"h.%d.mlp.c_proj.lora_b",   'R', 'C', SET_LORA, INIT_ZERO},
-    [ROWS]          = {"wte.rows",                 'N', 'C', SET_ROWS, INIT_ROWS},
+    [WTE]         = {"wte.weight",               'V', 'C', SET_BACKBONE, INIT_GPT2},
+    [WPE]         = {"wpe.weight",               'P', 'C', SET_BACKBONE, INIT_GPT2},
+    [LN1_W]       = {"h.%d.ln_1.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
+    [LN1_B]       = {"h.%d.ln_1.bias",           '1', 'C', SET_BACKBONE, INIT_ZERO},
+    [QKV_W]       = {"h.%d.attn.c_attn.weight",  'C', '3', SET_BACKBONE, INIT_GPT2},
+    [QKV_BIAS]    = {"h.%d.attn.c_attn.bias",    '1', '3', SET_BACKBONE, INIT_ZERO},
+    [PROJ_W]      = {"h.%d.attn.c_proj.weight",  'C', 'C', SET_BACKBONE, INIT_GPT2_PROJ},
+    [PROJ_BIAS]   = {"h.%d.attn.c_proj.bias",    '1', 'C', SET_BACKBONE, INIT_ZERO},
+    [LN2_W]       = {"h.%d.ln_2.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
+    [LN2_B]       = {"h.%d.ln_2.bias",           '1', 'C', SET_BACKBONE, INIT_ZERO},
+    [FC_W]        = {"h.%d.mlp.c_fc.weight",     'C', '4', SET_BACKBONE, INIT_GPT2},
+    [FC_BIAS]     = {"h.%d.mlp.c_fc.bias",       '1', '4', SET_BACKBONE, INIT_ZERO},
+    [FCPROJ_W]    = {"h.%d.mlp.c_proj.weight",   '4', 'C', SET_BACKBONE, INIT_GPT2_PROJ},
+    [FCPROJ_BIAS] = {"h.%d.mlp.c_proj.bias",     '1', 'C', SET_BACKBONE, INIT_ZERO},
+    [LNF_W]       = {"ln_f.weight",              '1', 'C', SET_BACKBONE, INIT_ONE},
+    [LNF_B]       = {"ln_f.bias",                '1', 'C', SET_BACKBONE, INIT_ZERO},
+    [WI]          = {"h.%d.adapter.wi",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
+    [WG]          = {"h.%d.adapter.wg",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
+    [WO]          = {"h.%d.adapter.wo",          'H', 'C', SET_ADAPTER, INIT_ZERO},
+    [GATE_W]      = {"h.%d.gate.w",              '1', 'G', SET_GATE, INIT_GATE_W},
+    [GATE_B]      = {"h.%d.gate.b",              '1', '1', SET_GATE, INIT_GATE_B},
+    [QKV_A]       = {"h.%d.attn.c_attn.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
+    [QKV_B]       = {"h.%d.attn.c_attn.lora_b",  'R', '3', SET_LORA, INIT_ZERO},
+    [PROJ_A]      = {"h.%d.attn.c_proj.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
+    [PROJ_B]      = {"h.%d.attn.c_proj.lora_b",  'R', 'C', SET_LORA, INIT_ZERO},
+    [FC_A]        = {"h.%d.mlp.c_fc.lora_a",     'C', 'R', SET_LORA, INIT_FAN_IN},
+    [FC_B]        = {"h.%d.mlp.c_fc.lora_b",     'R', '4', SET_LORA, INIT_ZERO},
+    [FCPROJ_A]    = {"h.%d.mlp.c_proj.lora_a",   '4', 'R', SET_LORA, INIT_FAN_IN},
+    [FCPROJ_B]    = {"h.%d.mlp.c_proj.lora_b",   'R', 'C', SET_LORA, INIT_ZERO},
+    [NEW_ROWS]    = {"wte.rows",                 'N', 'C', SET_ROWS, INIT_ZERO},
 };
 
 // What a letter of the table means.
 static size_t size_of(char letter, const Dims *d) {
     switch (letter) {
     case 'V': return d->vocab;
-    case 'P': return d->context;
+    case 'P': return d->positions;
     case 'C': return d->channels;
+    case '2': return 2;                // mean and rstd
     case '3': return 3 * d->channels;  // queries, keys and values
     case '4': return 4 * d->channels;  // GPT-2's FFN
     case 'H': return d->hidden;
+    case 'G': return d->gate_in;
     case 'R': return d->rank;
-    case 'N': return d->rows;
-    case 'G': return d->gate;
+    case 'N': return d->new_rows;
     default: return 1;
     }
 }
 
 static size_t tensor_rows(int id, const Dims *d) { return size_of(table[id].rows, d); }
 static size_t tensor_cols(int id, const Dims *d) { return size_of(table[id].cols, d); }
-static size_t tensor_size(int id, const Dims *d) { return tensor_rows(id, d) * tensor_cols(id, d); }
-static size_t tensor_layers(int id, const Dims *d) { return strchr(table[id].name, '%') ? d->layers : 1; }
-
-// Some of the table's tensors in one piece of memory, in table order, each with all its layers together. Parameters are
-// held so, their gradients and AdamW's moments too.
-typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;  // NULL and 0 if not in the set
-
-// The tensors of `sets`, in `memory` (NULL: there is none yet, only their sizes).
-static Tensors tensors_lay_out(real *memory, int sets, const Dims *d) {
-    Tensors t = {.memory = memory};
-    for (int id = 0; id < TENSORS; id++) {
-        if (!(table[id].set & sets)) continue;
-        if (memory) t.at[id] = memory + t.size;
-        t.layer_size[id] = tensor_size(id, d);
-        t.size += tensor_layers(id, d) * t.layer_size[id];
-    }
-    return t;
+static size_t tensor_layers(int id, const Dims *d) {
+    return strchr(table[id].name, '%') ? d->layers : 1;
 }
 
-// The tensors of `sets`, all zero.
-static Tensors tensors_allocate(int sets, const Dims *d) {
-    return tensors_lay_out(allocate(tensors_lay_out(NULL, sets, d).size, sizeof(real)), sets, d);
+// Some of the table's tensors in one piece of memory, in table order, each with its layers together.
+// Parameters are held so, and their gradients and AdamW's moments. Not in the set: NULL and 0.
+typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;
+
+static Tensors tensors_allocate(int sets, const Dims *d);  // those of `sets`, all zero
+
+// Layer l of a tensor. NULL if it is not in the set: a gradient that nobody asked for.
+static real *tensor(const Tensors *t, int id, size_t l) {
+    return t->at[id] ? t->at[id] + l * t->layer_size[id] : NULL;
 }
 
-// Layer l of a tensor, or NULL if it is not in the set: a gradient nobody asked for.
-static real *tensor(const Tensors *t, int id, size_t l) { return t->at[id] ? t->at[id] + l * t->layer_size[id] : NULL; }
-
-// ---------------------------------------------------------------------------------------------------------------------
-// The model: a backbone and the extensions plugged into it.
-
-typedef enum { VARIANCE_LOW, VARIANCE_HE } Init;
-enum { MAX_EXTENSIONS = 8 };
-
-// One extension: adapters or LoRA, perhaps with a gate, perhaps with rows of wte.
+// How something is trained. Every field is a setting of room 11, which checks, explains and saves it.
 typedef struct {
-    Gate gate;
-    GateFrom from;
-    Local local;
-    Dims dims;             // the backbone's, with hidden, rank, rows and gate of its own
-    int sets, *ids;        // ids (rows): the tokens whose rows of wte are replaced
+    long method, gate, gate_input, gate_init, local, init;  // each is one of an enumeration
+    long steps, batch, seq_len, warmup, hidden, rank, new_rows, seed;
+    double lr, floor, decay, p, q, alpha;
+} TrainConfig;
+enum { INPUT_LAYER, INPUT_PREFIX };             // gate_input
+enum { START_OPEN, START_CLOSED, START_RANDOM };  // gate_init
+enum { VARIANCE_LOW, VARIANCE_HE };             // init
+
+// The methods: what each trains, and settings that differ from room 11's defaults. USES_OLD: sequences
+// of old text too, a fraction p of them.
+enum { USES_OLD = 32 };
+enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, METHODS };
+#define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral"
+static const struct { const char *name; int uses; const char *defaults, *about; } methods[METHODS] = {
+    {"backbone", SET_BACKBONE, "p=0 warmup=100 floor=0.05 decay=0.1", "pretraining"},
+    {"naive", SET_BACKBONE, "p=0 lr=0.001", "finetuning on new text alone"},
+    {"finetune", SET_BACKBONE | USES_OLD, "lr=0.001", "all weights"},
+    {"lora", SET_LORA | USES_OLD, "lr=0.01", "low-rank updates beside frozen weights"},
+    {"adapter", SET_ADAPTER | USES_OLD, "lr=0.005 init=he", "adapters beside the frozen FFN"},
+    {"neutral", SET_ADAPTER | SET_GATE | USES_OLD, "lr=0.005 gate=relu local=l1",
+     "gated adapters, to vanish on old text"},
+};
+
+// One extension of a model.
+typedef struct {
+    TrainConfig config;
+    Dims dims;             // the backbone's, with hidden, rank, new_rows and gate_in of its own
+    int sets, *ids;        // ids (new_rows): the tokens whose rows of wte it trains
     Tensors w;
-    uint64_t fingerprint;  // of w, once it is trained
-    Init init;             // this and alpha matter in training only
-    double alpha;
-    char metadata[1024];   // how it was trained, for its file: see describe
 } Extension;
 
+enum { MAX_EXTENSIONS = 8 };
+
+// A backbone and the extensions upon it. hash[k] identifies it with its first k extensions: it is one
+// hash that continues over all their values. A file says upon which hash its values stand.
 typedef struct {
     Dims dims;
     Tensors w;
+    real *wte;             // (V, C): the embedding in use, the backbone's or a copy that has new rows
     Tokenizer *tokenizer;
-    uint64_t fingerprint;          // of the backbone's weights
-    bool *unseen;                  // (V): tokens that neither pretraining nor an extension's rows have met, as far as recorded
+    bool *unseen;          // (V): tokens that, as far as recorded, no text has had in training
     Extension *extension[MAX_EXTENSIONS];
     size_t n_extensions;
-    real *wte;                     // (V, C): the embedding in use: the backbone's or, with rows replaced, a copy
+    uint64_t hash[MAX_EXTENSIONS + 1];
 } Model;
 
-#define HASH_FACTOR 0x9E3779B97F4A7C15u
+// Continues the hash over the values of the backbone (count 0) or of extension `count`.
+static uint64_t model_hash(const Model *m, size_t count);
 
-// Continues a hash over `count` values: a polynomial over their bits as float32, modulo 2^64. Any one change alters it.
-static uint64_t hash_values(uint64_t hash, const real *values, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        union { float value; uint32_t bits; } as = {(float)values[i]};
-        hash = hash * HASH_FACTOR + as.bits + 1;
-    }
-    return hash;
+// The last extension, the one that trains; NULL if there is none.
+static Extension *last_extension(const Model *m) {
+    return m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
 }
 
-// Identifies a backbone, or an extension, by all its values in table order.
-static uint64_t fingerprint(const Tensors *w) { return hash_values(0, w->memory, w->size); }
-
-// Puts every extension's rows into the embedding in use. Called when an extension is plugged in and after each step.
-static void embedding_refresh(Model *m) {
-    const size_t C = m->dims.channels;
-    for (size_t e = 0; e < m->n_extensions; e++) {
-        const Extension *x = m->extension[e];
-        if (!x->w.at[ROWS]) continue;
-        if (m->wte == m->w.at[WTE]) {
-            m->wte = allocate(m->dims.vocab * C, sizeof(real));
-            memcpy(m->wte, m->w.at[WTE], m->dims.vocab * C * sizeof(real));
-        }
-        for (size_t i = 0; i < x->dims.rows; i++)
-            memcpy(m->wte + (size_t)x->ids[i] * C, x->w.at[ROWS] + i * C, C * sizeof(real));
-    }
-}
-
-// Plugs x in, upon those that are there; m owns it then.
-static void extension_attach(Model *m, Extension *x) {
-    if (m->n_extensions == MAX_EXTENSIONS) die("-x: at most %d extensions on one model", MAX_EXTENSIONS);
-    m->extension[m->n_extensions++] = x;
-    for (size_t i = 0; i < x->dims.rows; i++) m->unseen[x->ids[i]] = false;
-    embedding_refresh(m);
-}
-
-// Frees an extension that is plugged in nowhere; NULL: nothing.
-static void extension_free(Extension *x) {
-    if (!x) return;
-    free(x->w.memory);
-    free(x->ids);
-    free(x);
-}
-
-// Frees a model, its extensions and its tokenizer.
-static void model_free(Model *m) {
-    for (size_t e = 0; e < m->n_extensions; e++) extension_free(m->extension[e]);
-    if (m->wte != m->w.at[WTE]) free(m->wte);
-    free(m->w.memory);
-    free(m->unseen);
-    tokenizer_free(m->tokenizer);
-    free(m);
-}
-
-// Draws initial values for every tensor in t, in table order.
-static void tensors_init(Tensors *t, const Dims *d, Init init, Gate gate, Random *random) {
+// Draws initial values for every tensor of t, in table order.
+static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random *random) {
+    const double C = (double)d->channels, L = (double)d->layers;
     for (int id = 0; id < TENSORS; id++) {
         double deviation = 0, constant = 0;
         switch (table[id].init) {
         case INIT_ONE: constant = 1; break;
-        case INIT_GPT2: deviation = 0.02 * sqrt(768 / (double)d->channels); break;
-        case INIT_GPT2_PROJ: deviation = 0.02 * sqrt(768 / (double)d->channels / (2 * (double)d->layers)); break;
-        case INIT_ADAPTER: deviation = sqrt((init == VARIANCE_HE ? 2 : 1 / (double)d->layers) / (double)d->channels); break;
+        case INIT_GPT2: deviation = 0.02 * sqrt(768 / C); break;
+        case INIT_GPT2_PROJ: deviation = 0.02 * sqrt(768 / C / (2 * L)); break;
+        case INIT_ADAPTER: deviation = sqrt((c->init == VARIANCE_HE ? 2 : 1 / L) / C); break;
         case INIT_FAN_IN: deviation = 1 / sqrt((double)tensor_rows(id, d)); break;
-        case INIT_GATE_B: constant = gate == GATE_RELU ? 1 : 0; break;
-        default: break;  // zero; rows are copied from the backbone
+        case INIT_GATE_W: deviation = c->gate_init == START_RANDOM ? 1 / sqrt(C) : 0; break;
+        case INIT_GATE_B: constant = c->gate == GATE_RELU && c->gate_init == START_OPEN; break;
+        default: break;
         }
         for (size_t i = 0; t->at[id] && i < tensor_layers(id, d) * t->layer_size[id]; i++)
             t->at[id][i] = (real)(constant + (deviation > 0 ? deviation * random_normal(random) : 0));
     }
 }
 
-// What follows from an extension's dims and gate: how much the gate reads, and which tensors there are.
-static void extension_sets(Extension *x) {
-    x->dims.gate = (x->from == FROM_FIRST ? 2 : 1) * x->dims.channels;
-    x->sets = (x->dims.hidden ? SET_ADAPTER : 0) | (x->dims.hidden && x->gate != GATE_NONE ? SET_GATE : 0)
-            | (x->dims.rank ? SET_LORA : 0) | (x->dims.rows ? SET_ROWS : 0);
+// Completes what follows from an extension's config and dims: which tensors it has, and what its gate
+// reads. Room 9 does so too, with what a file says.
+static void extension_complete(Extension *x) {
+    const bool adapter = x->dims.hidden > 0, gate = adapter && x->config.gate != GATE_NONE;
+    x->dims.gate_in = (x->config.gate_input == INPUT_PREFIX ? 2 : 1) * x->dims.channels;
+    x->sets = (adapter ? SET_ADAPTER : 0) | (gate ? SET_GATE : 0) | (x->dims.rank ? SET_LORA : 0)
+            | (x->dims.new_rows ? SET_ROWS : 0);
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Activations: what forward leaves for backward, and room to work in. A buffer that backward will not read, because
-// what it would be needed for is frozen, is shared by all layers: its stride is 0.
+static void extension_attach(Model *m, Extension *x);  // plugs x in; from then on it is m's
 
-typedef struct { real *at; size_t stride, width; } Buffer;  // layer l: (rows, width) at `at + l * stride`
+// Makes the extension that c describes and plugs it into m. Its new rows are those of tokens that are
+// unseen and among those to learn (V; NULL: all). Sizes: a fifth of the backbone's parameters,
+// 3 C H L = N / 5, and for LoRA as many, 16 C R L = 3 C H L.
+static Extension *extension_new(Model *m, const TrainConfig *c, const bool *learn) {
+    Extension *x = allocate(1, sizeof *x);
+    const size_t C = m->dims.channels, V = m->dims.vocab;
+    const double fifth = 0.2 * (double)m->w.size / (3.0 * (double)(C * m->dims.layers));
+    const size_t standard = fifth < 16 ? 16 : 16 * (size_t)(fifth / 16 + 0.5);
+    const size_t hidden = c->hidden ? (size_t)c->hidden : standard;
+    const size_t rank = c->rank ? (size_t)c->rank : (3 * hidden + 15) / 16;
+    x->config = *c;
+    x->dims = m->dims;
+    x->dims.hidden = methods[c->method].uses & SET_ADAPTER ? hidden : 0;
+    x->dims.rank = methods[c->method].uses & SET_LORA ? rank : 0;
+    x->ids = allocate(V, sizeof *x->ids);
+    for (size_t v = 0; v < V && c->new_rows; v++)
+        if (m->unseen[v] && (!learn || learn[v])) x->ids[x->dims.new_rows++] = (int)v;
+    x->config.hidden = (long)x->dims.hidden, x->config.rank = (long)x->dims.rank;
+    x->config.new_rows = (long)x->dims.new_rows;
+    extension_complete(x);
+    x->w = tensors_allocate(x->sets, &x->dims);
+    Random random = random_stream((uint64_t)c->seed, FOR_EXTENSION);
+    tensors_init(&x->w, &x->dims, c, &random);
+    for (size_t i = 0; i < x->dims.new_rows; i++)
+        memcpy(x->w.at[NEW_ROWS] + i * C, m->wte + (size_t)x->ids[i] * C, C * sizeof(real));
+    extension_attach(m, x);
+    return x;
+}
 
-typedef struct { Buffer wi_u, wg_u, hidden, adapter, gate, local, low[4]; } ExtensionActivations;
+// -------------------------------------------------------------------------------------------------
+// 6. The model. First its activations: what forward leaves for backward, and room to work in.
+
+// Every buffer once, with a row for each token of the pass. width: a letter of size_of. copies: a
+// buffer that backward reads has one for each layer; one that it will not read, because what it would
+// be needed for is frozen, is shared by all layers.
+enum { SHARED, PER_LAYER, KEPT, KEPT_X, CACHED, FOR_QKV_W, FOR_PROJ_W, FOR_FCPROJ_W, GRADIENT };
+enum {
+    A_X, A_LN1, A_STATS1, A_QKV, A_ATT, A_Y, A_MID, A_U, A_STATS2, A_FC, A_GELU,
+    A_LNF, A_STATSF, A_LOGITS, A_LOSSES, A_PREFIX,
+    A_DX, A_DNORM, A_DY, A_DQKV, A_DFC, A_DHIDDEN, A_DLOW, A_DPREFIX, A_PICKED, MODEL_BUFFERS,
+    A_WI_U = MODEL_BUFFERS, A_WG_U, A_HIDDEN, A_ADAPTER, A_Z, A_GATE, A_L1, A_LOW, BUFFERS = A_LOW + 4
+};
+
+static const struct { char width, copies; } buffers[BUFFERS] = {
+    [A_X]       = {'C', KEPT_X},        // the residual stream where a block begins, and behind the last
+    [A_LN1]     = {'C', FOR_QKV_W},
+    [A_STATS1]  = {'2', KEPT},          // mean and rstd
+    [A_QKV]     = {'3', CACHED},
+    [A_ATT]     = {'A', KEPT},          // (B, NH, T, T)
+    [A_Y]       = {'C', FOR_PROJ_W},
+    [A_MID]     = {'C', KEPT},          // the residual stream behind the attention
+    [A_U]       = {'C', KEPT},          // LayerNorm2(mid)
+    [A_STATS2]  = {'2', KEPT},
+    [A_FC]      = {'4', KEPT},
+    [A_GELU]    = {'4', FOR_FCPROJ_W},
+    [A_LNF]     = {'C', SHARED},        // these four have n_logits rows
+    [A_STATSF]  = {'2', SHARED},
+    [A_LOGITS]  = {'V', SHARED},        // behind the loss probabilities, then dlogits
+    [A_LOSSES]  = {'1', SHARED},
+    [A_PREFIX]  = {'G', SHARED},
+    [A_DX]      = {'C', GRADIENT},
+    [A_DNORM]   = {'C', GRADIENT},      // of a LayerNorm's output: dlnf, du, dln1 in turn
+    [A_DY]      = {'C', GRADIENT},
+    [A_DQKV]    = {'3', GRADIENT},
+    [A_DFC]     = {'4', GRADIENT},
+    [A_DHIDDEN] = {'H', GRADIENT},
+    [A_DLOW]    = {'R', GRADIENT},
+    [A_DPREFIX] = {'G', GRADIENT},
+    [A_PICKED]  = {'N', GRADIENT},
+    [A_WI_U]    = {'H', KEPT},          // of each extension: see Residue
+    [A_WG_U]    = {'H', KEPT},
+    [A_HIDDEN]  = {'H', KEPT},
+    [A_ADAPTER] = {'C', KEPT},
+    [A_Z]       = {'1', PER_LAYER},
+    [A_GATE]    = {'1', PER_LAYER},
+    [A_L1]      = {'1', PER_LAYER},
+    [A_LOW]     = {'R', KEPT}, {'R', KEPT}, {'R', KEPT}, {'R', KEPT},  // of the four linear layers
+};
+
+// Layer l of a buffer is at[id] + l * stride[id].
+typedef struct { real *at[BUFFERS]; size_t stride[BUFFERS]; } Buffers;
 
 typedef struct {
-    size_t B, T, start, n;         // this pass: B sequences, positions start..T-1, n = B (T - start) rows
-    size_t n_logits;               // the last n_logits rows get logits
-    Buffer x, ln1, stats1, qkv, att, y, mid, u, stats2, fc, gelu, lnf, statsf, logits, losses, context;
-    ExtensionActivations extension[MAX_EXTENSIONS];
-    Buffer dx, du, dqkv, dfc, dhidden, dlow, dcontext, picked;  // gradients, one layer at a time
+    size_t B, T, start, n;   // this pass: positions start..T-1 of B sequences, n = B (T - start) rows
+    size_t n_logits;         // the last n_logits rows get logits
+    Buffers own, extension[MAX_EXTENSIONS];
+    int *row_of;             // (V): a token's row among the last extension's new rows, or -1
     real *memory;
     size_t size;
-    int *old, *row_of;             // (n): 1 where a row is of the old domain; (V): a token's row in ROWS or -1
-    double lm_scale, local_scale;  // what the sums of l_LM's and l_local's terms are multiplied by
 } Activations;
 
-// A buffer at the end of the activations' memory or, while that is not there yet, its size.
-static Buffer buffer(Activations *a, size_t layers, size_t rows, size_t width, bool keep) {
-    if ((double)layers * (double)rows * (double)width > 0x1p48)  // sums of these are far from overflow
-        die("out of memory: activations of %zu layers, %zu x %zu numbers each", layers, rows, width);
-    const size_t size = round_up(rows * width, 16);
-    Buffer b = {a->memory ? a->memory + a->size : NULL, keep ? size : 0, width};
-    a->size += keep ? layers * size : size;
-    return b;
+// Makes room for B sequences of T tokens. grad: of what trains, NULL for forward only. cache: keep
+// keys and values, so that forward can continue at a later start. In room 9.
+static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits,
+                                   const Tensors *grad, bool cache);
+static void activations_free(Activations *a) { free(a->memory), free(a->row_of); }
+
+static real *layer_of(const Buffers *b, int id, size_t l) { return b->at[id] + l * b->stride[id]; }
+
+// Layer l of all buffers.
+typedef struct { real *at[BUFFERS]; } Layer;
+
+static Layer layer_at(const Buffers *b, size_t l) {
+    Layer s;
+    for (int id = 0; id < BUFFERS; id++) s.at[id] = layer_of(b, id, l);
+    return s;
 }
 
-// Does any gate of m's read the context?
-static bool reads_context(const Model *m) {
+// What extension e keeps in layer l.
+static Residue residue_at(const Model *m, const Activations *a, size_t e, size_t l) {
+    const bool prefix = m->extension[e]->config.gate_input == INPUT_PREFIX;
+    const Layer s = layer_at(&a->extension[e], l);
+    const size_t C = m->dims.channels;
+    return (Residue){s.at[A_WI_U], s.at[A_WG_U], s.at[A_HIDDEN], s.at[A_ADAPTER], s.at[A_Z],
+                     s.at[A_GATE], s.at[A_L1],
+                     prefix ? a->own.at[A_PREFIX] + a->start * 2 * C : layer_of(&a->own, A_U, l)};
+}
+
+// Layer l of an extension's adapter and gate: weights, or their gradients.
+static ResidueTensors residue_tensors(const Tensors *t, size_t l) {
+    return (ResidueTensors){tensor(t, WI, l), tensor(t, WG, l), tensor(t, WO, l),
+                            tensor(t, GATE_W, l), tensor(t, GATE_B, l)};
+}
+
+// Does any gate of m's read the prefix?
+static bool reads_prefix(const Model *m) {
     for (size_t e = 0; e < m->n_extensions; e++)
-        if (m->extension[e]->from == FROM_FIRST) return true;
+        if (m->extension[e]->dims.gate_in > m->dims.channels) return true;
     return false;
 }
 
-// Lays out the buffers for B sequences of T tokens. grad: of the tensors to be trained, NULL for forward only; cache: keep
-// keys and values, so that forward can continue at a later start.
-static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T, size_t n_logits,
-                                const Tensors *grad, bool cache) {
-    const Dims *d = &m->dims;
-    const size_t L = d->layers, C = d->channels, n = B * T;
-    const bool train = grad != NULL;
-    #define TRAINED(id) (train && grad->at[id])
-    a->size = 0;
-    a->x = buffer(a, L + 1, n, C, train);
-    a->ln1 = buffer(a, L, n, C, TRAINED(QKV_W) || TRAINED(QKV_LORA_A));
-    a->stats1 = buffer(a, L, n, 2, train);
-    a->qkv = buffer(a, L, n, 3 * C, train || cache);
-    a->att = buffer(a, L, n * d->heads, T, train);
-    a->y = buffer(a, L, n, C, TRAINED(PROJ_W) || TRAINED(PROJ_LORA_A));
-    a->mid = buffer(a, L, n, C, train);
-    a->u = buffer(a, L, n, C, train);
-    a->stats2 = buffer(a, L, n, 2, train);
-    a->fc = buffer(a, L, n, 4 * C, train);
-    a->gelu = buffer(a, L, n, 4 * C, TRAINED(FCPROJ_W) || TRAINED(FCPROJ_LORA_A));
-    a->lnf = buffer(a, 1, n_logits, C, train);
-    a->statsf = buffer(a, 1, n_logits, 2, train);
-    a->logits = buffer(a, 1, n_logits, d->vocab, train);
-    a->losses = buffer(a, 1, n_logits, 1, train);
-    a->context = buffer(a, 1, reads_context(m) ? n : 0, 2 * C, true);
-    size_t hidden = 0, rank = 0, rows = 0;  // of the widest extension
-    for (size_t e = 0; e < m->n_extensions; e++) {
-        const Extension *x = m->extension[e];
-        ExtensionActivations *s = &a->extension[e];
-        hidden = most(hidden, x->dims.hidden), rank = most(rank, x->dims.rank), rows = most(rows, x->dims.rows);
-        if (x->sets & SET_ADAPTER) {
-            s->wi_u = buffer(a, L, n, x->dims.hidden, train);
-            s->wg_u = buffer(a, L, n, x->dims.hidden, train);
-            s->hidden = buffer(a, L, n, x->dims.hidden, train);
-            s->adapter = buffer(a, L, n, C, train);
-            s->gate = buffer(a, L, n, 1, true);
-            s->local = buffer(a, L, n, 1, true);
-        }
-        for (int k = 0; k < 4 && x->sets & SET_LORA; k++) s->low[k] = buffer(a, L, n, x->dims.rank, train);
-    }
-    if (!train) return;
-    a->dx = buffer(a, 1, n, C, true);
-    a->du = buffer(a, 1, n, C, true);
-    a->dqkv = buffer(a, 1, n, 3 * C, true);
-    a->dfc = buffer(a, 1, n, 4 * C, true);
-    a->dhidden = buffer(a, 1, n, hidden, true);
-    a->dlow = buffer(a, 1, n, rank, true);
-    a->dcontext = buffer(a, 1, reads_context(m) ? n : 0, 2 * C, true);
-    a->picked = buffer(a, 1, n, rows, true);
-    #undef TRAINED
-}
-
-// Lays them out twice: for their size, and in memory. row_of is that of the last extension.
-static Activations activations_allocate(const Model *m, size_t B, size_t T, size_t n_logits, const Tensors *grad,
-                                        bool cache) {
-    Activations a = {.n_logits = n_logits};
-    activations_lay_out(&a, m, B, T, n_logits, grad, cache);
-    a.memory = allocate(a.size, sizeof(real));
-    activations_lay_out(&a, m, B, T, n_logits, grad, cache);
-    a.old = allocate(B * T, sizeof *a.old);
-    a.row_of = allocate(m->dims.vocab, sizeof *a.row_of);
-    for (size_t v = 0; v < m->dims.vocab; v++) a.row_of[v] = -1;
-    const Extension *x = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
-    for (size_t i = 0; x && i < x->dims.rows; i++) a.row_of[x->ids[i]] = (int)i;
-    return a;
-}
-
-// Frees what activations_allocate made.
-static void activations_free(Activations *a) {
-    free(a->memory);
-    free(a->old);
-    free(a->row_of);
-}
-
-// Layer l of a buffer, from the first row of this pass on.
-static real *rows_of(const Activations *a, Buffer b, size_t l) {
-    return b.at ? b.at + l * b.stride + a->start * b.width : NULL;
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Forward and backward through the whole model.
-
-// The four linear layers of a block: where in the table they are, and which LoRA buffer goes with them.
+// The four linear layers of a block: where in the table they and their LoRA are, and its activation.
 typedef struct { int w, bias, lora_a, lora_b, low; } Linear;
-static const Linear QKV = {QKV_W, QKV_BIAS, QKV_LORA_A, QKV_LORA_B, 0};
-static const Linear PROJ = {PROJ_W, PROJ_BIAS, PROJ_LORA_A, PROJ_LORA_B, 1};
-static const Linear FC = {FC_W, FC_BIAS, FC_LORA_A, FC_LORA_B, 2};
-static const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_LORA_A, FCPROJ_LORA_B, 3};
+static const Linear QKV = {QKV_W, QKV_BIAS, QKV_A, QKV_B, A_LOW};
+static const Linear PROJ = {PROJ_W, PROJ_BIAS, PROJ_A, PROJ_B, A_LOW + 1};
+static const Linear FC = {FC_W, FC_BIAS, FC_A, FC_B, A_LOW + 2};
+static const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_A, FCPROJ_B, A_LOW + 3};
 
-// out = x W + bias (+ add), and every LoRA beside it.
-static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l, real *out, const real *x,
-                                 const real *add) {
+// out = x W + bias + add, and every LoRA beside it. add may be NULL.
+static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l, real *out,
+                                 const real *x, const real *add) {
     const size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
     linear_forward(out, x, tensor(&m->w, k.w, l), tensor(&m->w, k.bias, l), add, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
-        const Tensors *w = &m->extension[e]->w;
-        if (w->at[k.lora_a])
-            lora_forward(out, rows_of(a, a->extension[e].low[k.low], l), x, tensor(w, k.lora_a, l),
-                         tensor(w, k.lora_b, l), a->n, I, O, m->extension[e]->dims.rank);
+        const Extension *own = m->extension[e];
+        if (own->sets & SET_LORA)
+            lora_forward(out, layer_of(&a->extension[e], k.low, l), x, tensor(&own->w, k.lora_a, l),
+                         tensor(&own->w, k.lora_b, l), a->n, I, O, own->dims.rank);
     }
 }
 
-static const Tensors nothing;      // the gradients of an extension that is frozen
+static const Tensors no_tensors;  // the gradients of an extension that is frozen
 
-// dx (+= if add, may be NULL) from dout, and the gradients of what of this layer is in grad.
-static void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad, Linear k, size_t l,
-                                  real *dx, bool add, const real *dout, const real *x) {
+// From dout: dx, which may be NULL and is added to if `add`, and the gradients that are in grad.
+static void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad,
+                                  Linear k, size_t l, real *dx, bool add, const real *dout,
+                                  const real *x) {
     const size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
-    linear_backward(dx, tensor(grad, k.w, l), tensor(grad, k.bias, l), dout, x, tensor(&m->w, k.w, l),
-                    add ? dx : NULL, a->n, I, O);
+    linear_backward(dx, tensor(grad, k.w, l), tensor(grad, k.bias, l), dout, x,
+                    tensor(&m->w, k.w, l), add ? dx : NULL, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
-        const Tensors *w = &m->extension[e]->w, *own = e == m->n_extensions - 1 ? grad : &nothing;
-        if (w->at[k.lora_a])
-            lora_backward(dx, tensor(own, k.lora_a, l), tensor(own, k.lora_b, l), a->dlow.at, dout,
-                          rows_of(a, a->extension[e].low[k.low], l), x, tensor(w, k.lora_a, l), tensor(w, k.lora_b, l),
-                          a->n, I, O, m->extension[e]->dims.rank);
+        const Extension *own = m->extension[e];
+        const Tensors *d = own == last_extension(m) ? grad : &no_tensors;
+        if (own->sets & SET_LORA)
+            lora_backward(dx, tensor(d, k.lora_a, l), tensor(d, k.lora_b, l), a->own.at[A_DLOW],
+                          dout, layer_of(&a->extension[e], k.low, l), x,
+                          tensor(&own->w, k.lora_a, l), tensor(&own->w, k.lora_b, l), a->n, I, O,
+                          own->dims.rank);
     }
 }
 
-// Puts m's last extension, a LoRA, into the backbone: W += A B, and its rows into wte. m is a model like any other again.
-static void lora_merge(Model *m) {
-    const Linear linears[4] = {QKV, PROJ, FC, FCPROJ};
-    Extension *x = m->extension[--m->n_extensions];
-    const size_t R = x->dims.rank;
-    for (int k = 0; k < 4; k++)
-        for (size_t l = 0; l < m->dims.layers; l++) {
-            const size_t I = tensor_rows(linears[k].w, &m->dims), O = tensor_cols(linears[k].w, &m->dims);
-            real *w = tensor(&m->w, linears[k].w, l);
-            matmul(w, O, I, O, R, plain(tensor(&x->w, linears[k].lora_a, l), R), plain(tensor(&x->w, linears[k].lora_b, l), O),
-                   NULL, w);
-        }
-    if (m->wte != m->w.at[WTE]) {
-        memcpy(m->w.at[WTE], m->wte, m->dims.vocab * m->dims.channels * sizeof(real));
-        free(m->wte);
-        m->wte = m->w.at[WTE];
-    }
-    m->fingerprint = fingerprint(&m->w);
-    extension_free(x);
-}
-
-// What extension e keeps in layer l, from the first row of this pass on.
-static Residue residue_at(const Model *m, const Activations *a, size_t e, size_t l) {
-    const ExtensionActivations *s = &a->extension[e];
-    return (Residue){rows_of(a, s->wi_u, l), rows_of(a, s->wg_u, l), rows_of(a, s->hidden, l), rows_of(a, s->adapter, l),
-                     rows_of(a, s->gate, l), rows_of(a, s->local, l),
-                     m->extension[e]->from == FROM_FIRST ? rows_of(a, a->context, 0) : rows_of(a, a->u, l)};
-}
-
-// Layer l of an extension's weights, or of their gradients.
-static ResidueTensors residue_tensors(const Tensors *t, size_t l) {
-    return (ResidueTensors){tensor(t, WI, l), tensor(t, WG, l), tensor(t, WO, l), tensor(t, GATE_W, l), tensor(t, GATE_B, l)};
-}
-
-// Runs tokens (B, T - start) at positions start..T-1 through the model, up to the logits of the last a->n_logits rows.
-// With start > 0 (and B = 1) the positions before it must have been run: the qkv they left are the keys and values.
-// a->old must say which rows are of the old domain if the last extension's l_local is wanted.
-static void model_forward(const Model *m, Activations *a, const int *tokens, size_t B, size_t T, size_t start) {
-    const Dims *d = &m->dims;
+// Runs tokens (B, T - start) at positions start..T-1 through the model, up to the logits of the last
+// a->n_logits rows. With start > 0 (and B = 1) the positions before must have been run: what they
+// left in qkv and prefix is needed.
+static void model_forward(const Model *m, Activations *a, const int *tokens, size_t B, size_t T,
+                          size_t start) {
     const Tensors *w = &m->w;
-    const size_t C = d->channels, n = B * (T - start);
+    const size_t C = m->dims.channels, L = m->dims.layers, V = m->dims.vocab, n = B * (T - start);
+    const size_t rows = a->n_logits;
     a->B = B, a->T = T, a->start = start, a->n = n;
-    embedding_forward(rows_of(a, a->x, 0), tokens, m->wte, w->at[WPE], B, T, start, C);
-    for (size_t l = 0; l < d->layers; l++) {
-        real *x = rows_of(a, a->x, l), *ln1 = rows_of(a, a->ln1, l), *y = rows_of(a, a->y, l);
-        real *mid = rows_of(a, a->mid, l), *u = rows_of(a, a->u, l), *fc = rows_of(a, a->fc, l);
-        real *gelu = rows_of(a, a->gelu, l), *out = rows_of(a, a->x, l + 1), *qkv = a->qkv.at + l * a->qkv.stride;
-        layernorm_forward(ln1, rows_of(a, a->stats1, l), x, tensor(w, LN1_W, l), tensor(w, LN1_B, l), n, C);
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        const Extension *x = m->extension[e];
+        new_rows_forward(m->wte, x->w.at[NEW_ROWS], x->ids, x->dims.new_rows, C);
+    }
+    embedding_forward(a->own.at[A_X], tokens, m->wte, w->at[WPE], B, T, start, C);
+    for (size_t l = 0; l < L; l++) {
+        const Layer s = layer_at(&a->own, l);
+        real *x = s.at[A_X], *ln1 = s.at[A_LN1], *qkv = s.at[A_QKV], *y = s.at[A_Y];
+        real *mid = s.at[A_MID], *u = s.at[A_U], *fc = s.at[A_FC], *gelu = s.at[A_GELU];
+        real *out = layer_of(&a->own, A_X, l + 1);
+        layernorm_forward(ln1, s.at[A_STATS1], x, tensor(w, LN1_W, l), tensor(w, LN1_B, l), n, C);
         block_linear_forward(m, a, QKV, l, qkv + start * 3 * C, ln1, NULL);
-        attention_forward(a->y.at + l * a->y.stride, a->att.at + l * a->att.stride, qkv, B, T, start, d->heads, C);
-        block_linear_forward(m, a, PROJ, l, mid, y, x);
-        layernorm_forward(u, rows_of(a, a->stats2, l), mid, tensor(w, LN2_W, l), tensor(w, LN2_B, l), n, C);
-        if (l == 0 && reads_context(m)) context_forward(rows_of(a, a->context, 0), u, B, T, start, C);
+        attention_forward(y, s.at[A_ATT], qkv, B, T, start, m->dims.heads, C);
+        block_linear_forward(m, a, PROJ, l, mid, y + start * C, x);
+        layernorm_forward(u, s.at[A_STATS2], mid, tensor(w, LN2_W, l), tensor(w, LN2_B, l), n, C);
+        if (l == 0 && reads_prefix(m))
+            prefix_forward(a->own.at[A_PREFIX] + start * 2 * C, u, B, T, start, C);
         block_linear_forward(m, a, FC, l, fc, u, NULL);
         gelu_forward(gelu, fc, n * 4 * C);
         block_linear_forward(m, a, FCPROJ, l, out, gelu, mid);
         for (size_t e = 0; e < m->n_extensions; e++) {
             const Extension *own = m->extension[e];
             if (own->sets & SET_ADAPTER)
-                residue_forward(out, residue_at(m, a, e, l), u, residue_tensors(&own->w, l), own->gate, own->local, a->old,
-                                n, C, own->dims.hidden, own->dims.gate);
+                residue_forward(out, residue_at(m, a, e, l), u, residue_tensors(&own->w, l),
+                                own->config.gate, n, C, own->dims.hidden, own->dims.gate_in);
         }
     }
-    const real *last = rows_of(a, a->x, d->layers) + (n - a->n_logits) * C;
-    layernorm_forward(a->lnf.at, a->statsf.at, last, w->at[LNF_W], w->at[LNF_B], a->n_logits, C);
-    matmul(a->logits.at, d->vocab, a->n_logits, d->vocab, C, plain(a->lnf.at, C), transposed(m->wte, C), NULL, NULL);
+    real *lnf = a->own.at[A_LNF], *last = layer_of(&a->own, A_X, L) + (n - rows) * C;
+    layernorm_forward(lnf, a->own.at[A_STATSF], last, w->at[LNF_W], w->at[LNF_B], rows, C);
+    matmul(a->own.at[A_LOGITS], V, rows, V, C, plain(lnf, C), transposed(m->wte, C), NULL, NULL);
 }
 
-typedef struct { double lm, local; } Loss;  // l_LM and l_local, in nats and in units of the residual stream
+// B sequences of T tokens to train on; all are (B, T).
+typedef struct {
+    size_t B, T;
+    int *tokens, *targets;  // targets: the next token of each, -1: none
+    int *is_old;            // 1 where l_local is to see the token
+} Batch;
 
-// After model_forward with logits for all rows: both losses against targets (B, T), -1 meaning none; logits become
-// probabilities. l_LM is a mean over targets, l_local over layers and old-domain tokens (the gate's cross-entropy: over all).
-static Loss model_loss(const Model *m, Activations *a, const int *targets) {
-    const size_t L = m->dims.layers, e = m->n_extensions - 1;
-    const Local local = m->n_extensions ? m->extension[e]->local : LOCAL_NONE;
-    size_t n_targets = 0, n_local = 0;
-    Loss loss = {0, 0};
-    crossentropy_forward(a->losses.at, a->logits.at, targets, a->n, m->dims.vocab);
+// l_LM and l_local, and by how much each token's term counts in them: one over their number.
+typedef struct { double lm, local, lm_scale, local_scale; } Loss;
+
+// After model_forward with logits for all rows: the losses of a batch, in nats and in units of the
+// residual stream; the logits become probabilities. l_LM is a mean over targets, l_local over the
+// last extension's layers and the old-domain tokens (a gate's cross-entropy: over all tokens).
+static Loss model_loss(const Model *m, const Activations *a, const Batch *batch) {
+    const Extension *x = last_extension(m);
+    const LocalKind kind = x && x->sets & SET_ADAPTER ? x->config.local : LOCAL_NONE;
+    const real *losses = a->own.at[A_LOSSES];
+    Loss loss = {0, 0, 0, 0};
+    crossentropy_forward(a->own.at[A_LOSSES], a->own.at[A_LOGITS], batch->targets, a->n,
+                         m->dims.vocab);
     for (size_t t = 0; t < a->n; t++) {
-        n_targets += targets[t] >= 0;
-        loss.lm += (double)a->losses.at[t];
-        if (local == LOCAL_NONE || (local == LOCAL_L1 && !a->old[t])) continue;
-        n_local += L;
-        for (size_t l = 0; l < L; l++) loss.local += (double)rows_of(a, a->extension[e].local, l)[t];
-    }
-    a->lm_scale = n_targets ? 1 / (double)n_targets : 0;  // a batch may be of negative domains only
-    a->local_scale = n_local ? 1 / (double)n_local : 0;
-    return (Loss){loss.lm * a->lm_scale, loss.local * a->local_scale};
-}
-
-// After model_loss: the gradients, in grad, of l_LM + alpha l_local with respect to its tensors, which are the
-// backbone's or those of the last extension. Nothing is computed below the first of them.
-static void model_backward(const Model *m, Activations *a, const Tensors *grad, const int *tokens, const int *targets) {
-    const Dims *d = &m->dims;
-    const Tensors *w = &m->w;
-    const size_t C = d->channels, V = d->vocab, L = d->layers, n = a->n, last = m->n_extensions - 1;
-    const bool rows = grad->at[ROWS] != NULL, embedding = rows || grad->at[WTE];
-    const bool attention = grad->at[QKV_W] || grad->at[QKV_LORA_A];
-    const bool context = reads_context(m) && (embedding || attention);  // does anything that trains lie below it?
-    real *dx = a->dx.at, *du = a->du.at, *logits = a->logits.at;
-    crossentropy_backward(logits, targets, (real)a->lm_scale, n, V);
-
-    // The head: logits = lnf wte^T. Of its gradient the rows that train need only their columns of dlogits.
-    matmul(du, C, n, C, V, plain(logits, V), plain(m->wte, C), NULL, NULL);
-    if (grad->at[WTE]) matmul(grad->at[WTE], C, V, C, n, transposed(logits, V), plain(a->lnf.at, C), NULL, NULL);
-    if (rows) {
-        const Extension *x = m->extension[last];
-        const size_t N = x->dims.rows;
-        #pragma omp parallel for
-        for (size_t t = 0; t < n; t++)
-            for (size_t i = 0; i < N; i++) a->picked.at[t * N + i] = logits[t * V + (size_t)x->ids[i]];
-        matmul(grad->at[ROWS], C, N, C, n, transposed(a->picked.at, N), plain(a->lnf.at, C), NULL, NULL);
-    }
-    memset(dx, 0, n * C * sizeof(real));
-    if (context) memset(a->dcontext.at, 0, n * 2 * C * sizeof(real));
-    layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], du, rows_of(a, a->x, L), a->statsf.at, w->at[LNF_W], n, C);
-
-    for (size_t l = L; l-- > 0;) {
-        // dx, the gradient at the block's output, becomes that at its input, down to the first tensor that trains.
-        const bool below = l > 0 || embedding, inside = below || attention;
-        memset(du, 0, n * C * sizeof(real));
-        for (size_t e = 0; e < m->n_extensions; e++) {
-            const Extension *x = m->extension[e];
-            if (!(x->sets & SET_ADAPTER)) continue;
-            const Tensors *own = e == last ? grad : &nothing;
-            const Local penalty = e == last ? x->local : LOCAL_NONE;
-            const double weight = x->alpha * a->local_scale / (penalty == LOCAL_L1 ? (double)C : 1);
-            real *to_u = inside ? du : NULL, *to_gate = x->from == FROM_LAYER ? to_u : context ? a->dcontext.at : NULL;
-            residue_backward(to_u, to_gate, residue_tensors(own, l), dx, residue_at(m, a, e, l), rows_of(a, a->u, l),
-                             residue_tensors(&x->w, l), x->gate, penalty, (real)weight, a->old, a->dhidden.at,
-                             n, C, x->dims.hidden, x->dims.gate);
+        const bool is_old = batch->is_old[t];
+        loss.lm_scale += batch->targets[t] >= 0;  // counted first
+        loss.lm += (double)losses[t];
+        if (kind == LOCAL_NONE || (kind == LOCAL_L1 && !is_old)) continue;
+        for (size_t l = 0; l < m->dims.layers; l++, loss.local_scale++) {
+            const Residue r = residue_at(m, a, m->n_extensions - 1, l);
+            loss.local += kind == LOCAL_L1 ? (double)r.l1[t] : gate_crossentropy((double)r.z[t], is_old);
         }
-        if (!inside) break;
-        if (l == 0 && context) context_backward(du, a->dcontext.at, a->B, a->T, C);
-        block_linear_backward(m, a, grad, FCPROJ, l, a->dfc.at, false, dx, rows_of(a, a->gelu, l));
-        gelu_backward(a->dfc.at, a->dfc.at, rows_of(a, a->fc, l), n * 4 * C);
-        block_linear_backward(m, a, grad, FC, l, du, true, a->dfc.at, rows_of(a, a->u, l));
-        layernorm_backward(dx, tensor(grad, LN2_W, l), tensor(grad, LN2_B, l), du, rows_of(a, a->mid, l),
-                           rows_of(a, a->stats2, l), tensor(w, LN2_W, l), n, C);
-        block_linear_backward(m, a, grad, PROJ, l, du, false, dx, rows_of(a, a->y, l));
-        attention_backward(a->dqkv.at, du, rows_of(a, a->att, l), rows_of(a, a->qkv, l), a->B, a->T, d->heads, C);
-        block_linear_backward(m, a, grad, QKV, l, below ? du : NULL, false, a->dqkv.at, rows_of(a, a->ln1, l));
-        if (below)
-            layernorm_backward(dx, tensor(grad, LN1_W, l), tensor(grad, LN1_B, l), du, rows_of(a, a->x, l),
-                               rows_of(a, a->stats1, l), tensor(w, LN1_W, l), n, C);
     }
-    if (embedding)
-        embedding_backward(rows ? grad->at[ROWS] : grad->at[WTE], grad->at[WPE], dx, tokens, rows ? a->row_of : NULL,
-                           a->B, a->T, d->context, C);
+    if (loss.lm_scale > 0) loss.lm_scale = 1 / loss.lm_scale;
+    if (loss.local_scale > 0) loss.local_scale = 1 / loss.local_scale;
+    loss.lm *= loss.lm_scale;
+    loss.local *= loss.local_scale;
+    return loss;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// AdamW (Loshchilov and Hutter, 2019).
+// What a backward pass works on. Nothing is computed below the first tensor that trains.
+typedef struct {
+    const Model *m;
+    const Activations *a;
+    const Tensors *grad;   // of m's last extension or, if it has none, of its backbone
+    const Batch *batch;
+    Loss loss;
+    bool embedding;        // does wte train, or rows of it?
+    bool attention;        // do the first layer's attention and FFN train?
+    bool prefix;           // is the gradient of a prefix needed?
+} Backward;
 
-// Learning rate at a step, from 1 on: a linear rise over `warmup` steps, then half a cosine, down to floor * peak.
-static double learning_rate(double peak, long step, long steps, long warmup, double floor) {
-    if (step <= warmup) return peak * (double)step / (double)warmup;
-    const double progress = (double)(step - warmup) / (double)(steps - warmup);
-    return peak * (floor + (1 - floor) * 0.5 * (1 + cos(3.141592653589793 * progress)));
+// The head, logits = lnf wte^T, and the last LayerNorm: from dlogits to dx.
+static void head_backward(const Backward *p) {
+    const Model *m = p->m;
+    const Buffers *s = &p->a->own;
+    const Tensors *grad = p->grad;
+    const Extension *x = last_extension(m);
+    const size_t C = m->dims.channels, V = m->dims.vocab, n = p->a->n;
+    real *dlogits = s->at[A_LOGITS], *lnf = s->at[A_LNF], *dlnf = s->at[A_DNORM], *dx = s->at[A_DX];
+    matmul(dlnf, C, n, C, V, plain(dlogits, V), plain(m->wte, C), NULL, NULL);
+    if (grad->at[WTE])
+        matmul(grad->at[WTE], C, V, C, n, transposed(dlogits, V), plain(lnf, C), NULL, NULL);
+    if (grad->at[NEW_ROWS])
+        new_rows_backward(grad->at[NEW_ROWS], s->at[A_PICKED], dlogits, lnf, x->ids,
+                          x->dims.new_rows, n, V, C);
+    memset(dx, 0, n * C * sizeof(real));
+    layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], dlnf, layer_of(s, A_X, m->dims.layers),
+                       s->at[A_STATSF], m->w.at[LNF_W], n, C);
+}
+
+// The residues of layer l: from dx, the gradient at the block's output, to du, which may be NULL.
+static void residues_backward(const Backward *p, size_t l, real *du) {
+    const Model *m = p->m;
+    const Buffers *s = &p->a->own;
+    const size_t C = m->dims.channels;
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        const Extension *x = m->extension[e];
+        if (!(x->sets & SET_ADAPTER)) continue;
+        const bool last = x == last_extension(m);
+        const LocalKind local = last ? x->config.local : LOCAL_NONE;
+        const double terms = local == LOCAL_L1 ? (double)C : 1;
+        const real weight = (real)(x->config.alpha * p->loss.local_scale / terms);
+        real *dprefix = p->prefix ? s->at[A_DPREFIX] : NULL;
+        residue_backward(du, x->config.gate_input == INPUT_PREFIX ? dprefix : du,
+                         residue_tensors(last ? p->grad : &no_tensors, l), s->at[A_DX],
+                         residue_at(m, p->a, e, l), layer_of(s, A_U, l), residue_tensors(&x->w, l),
+                         x->config.gate, local, weight, p->batch->is_old, s->at[A_DHIDDEN], p->a->n,
+                         C, x->dims.hidden, x->dims.gate_in);
+    }
+}
+
+// Layer l: dx, the gradient at the block's output, becomes that at its input.
+static void block_backward(const Backward *p, size_t l) {
+    const Model *m = p->m;
+    const Activations *a = p->a;
+    const Tensors *w = &m->w, *grad = p->grad;
+    const Layer s = layer_at(&a->own, l);
+    const size_t C = m->dims.channels, n = a->n;
+    const bool below = l > 0 || p->embedding, inside = below || p->attention;
+    real *dx = s.at[A_DX], *dqkv = s.at[A_DQKV], *dy = s.at[A_DY], *dfc = s.at[A_DFC];
+    real *du = s.at[A_DNORM], *dln1 = s.at[A_DNORM];  // in turn
+    memset(du, 0, n * C * sizeof(real));
+    residues_backward(p, l, inside ? du : NULL);
+    if (!inside) return;
+    if (l == 0 && p->prefix) prefix_backward(du, s.at[A_DPREFIX], a->B, a->T, C);
+    block_linear_backward(m, a, grad, FCPROJ, l, dfc, false, dx, s.at[A_GELU]);
+    gelu_backward(dfc, dfc, s.at[A_FC], n * 4 * C);
+    block_linear_backward(m, a, grad, FC, l, du, true, dfc, s.at[A_U]);
+    layernorm_backward(dx, tensor(grad, LN2_W, l), tensor(grad, LN2_B, l), du, s.at[A_MID],
+                       s.at[A_STATS2], tensor(w, LN2_W, l), n, C);
+    block_linear_backward(m, a, grad, PROJ, l, dy, false, dx, s.at[A_Y]);
+    attention_backward(dqkv, dy, s.at[A_ATT], s.at[A_QKV], a->B, a->T, m->dims.heads, C);
+    block_linear_backward(m, a, grad, QKV, l, below ? dln1 : NULL, false, dqkv, s.at[A_LN1]);
+    if (below)
+        layernorm_backward(dx, tensor(grad, LN1_W, l), tensor(grad, LN1_B, l), dln1, s.at[A_X],
+                           s.at[A_STATS1], tensor(w, LN1_W, l), n, C);
+}
+
+// After model_loss, which returned `loss`: the gradients of l_LM + alpha l_local, in grad.
+static void model_backward(const Model *m, const Activations *a, const Tensors *grad,
+                           const Batch *batch, Loss loss) {
+    const size_t C = m->dims.channels;
+    real *new_rows = grad->at[NEW_ROWS], *dwte = new_rows ? new_rows : grad->at[WTE];
+    Backward p = {m, a, grad, batch, loss, dwte, grad->at[QKV_W] || grad->at[QKV_A], false};
+    p.prefix = reads_prefix(m) && (p.embedding || p.attention);
+    if (p.prefix) memset(a->own.at[A_DPREFIX], 0, a->n * 2 * C * sizeof(real));
+    crossentropy_backward(a->own.at[A_LOGITS], batch->targets, (real)loss.lm_scale, a->n,
+                          m->dims.vocab);
+    head_backward(&p);
+    for (size_t l = m->dims.layers; l-- > 0;) block_backward(&p, l);
+    if (p.embedding)
+        embedding_backward(dwte, grad->at[WPE], a->own.at[A_DX], batch->tokens,
+                           new_rows ? a->row_of : NULL, a->B, a->T, m->dims.positions, C);
+}
+
+// -------------------------------------------------------------------------------------------------
+// 7. Training: AdamW (Loshchilov and Hutter 2019), the loader, the loop.
+
+// The learning rate at a step, from 1 on: a linear rise over `warmup` steps to the peak, then half a
+// cosine down to floor * peak.
+static double learning_rate(const TrainConfig *c, long step) {
+    if (step <= c->warmup) return c->lr * (double)step / (double)c->warmup;
+    const double progress = (double)(step - c->warmup) / (double)(c->steps - c->warmup);
+    return c->lr * (c->floor + (1 - c->floor) * 0.5 * (1 + cos(3.141592653589793 * progress)));
 }
 
 // The norm of all of t together. Short sums are taken in real, and added in double.
@@ -1176,17 +1064,19 @@ static double tensors_norm(const Tensors *t) {
     enum { CHUNK = 4096 };
     double sum = 0;
     for (size_t i = 0; i < t->size; i += CHUNK)
-        sum += (double)dot(least(CHUNK, t->size - i), t->memory + i, t->memory + i);
+        sum += (double)dot(min_size(CHUNK, t->size - i), t->memory + i, t->memory + i);
     return sqrt(sum);
 }
 
-// One step on w with gradients g: first and second moments m and v, corrected for their start at zero; a gradient
-// longer than `clip` is scaled to it; matrices (not biases, LayerNorms, gates) shrink by lr * decay, apart from the
-// gradient. Returns the gradient's norm: if that is not finite, w no longer holds numbers.
-static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v, const Dims *d, long step,
-                         double lr, double decay, double clip) {
+// One step on w with gradients g: first and second moments m and v, corrected for their start at
+// zero. A gradient longer than `clip` is scaled to it. Matrices (not biases, LayerNorms and gates)
+// shrink by lr * decay, apart from the gradient. Returns the gradient's norm: if that is not finite,
+// w no longer holds numbers.
+static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v,
+                         const Dims *d, long step, double lr, double decay, double clip) {
     const double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
-    const real scale = (real)(norm > clip ? clip / norm : 1), b1 = (real)beta1, b2 = (real)beta2, epsilon = (real)1e-8;
+    const real scale = (real)(norm > clip ? clip / norm : 1), epsilon = (real)1e-8;
+    const real b1 = (real)beta1, b2 = (real)beta2;
     const real rate = (real)(lr / (1 - pow(beta1, (double)step)));
     const real correction = (real)(1 / (1 - pow(beta2, (double)step)));
     for (int id = 0; id < TENSORS; id++) {
@@ -1200,689 +1090,206 @@ static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, c
             const real gi = gt[i] * scale;
             mt[i] = b1 * mt[i] + (1 - b1) * gi;
             vt[i] = b2 * vt[i] + (1 - b2) * gi * gi;
-            wt[i] = wt[i] * keep - rate * mt[i] / ((real)sqrt((double)(vt[i] * correction)) + epsilon);  // in real's width
+            const real deviation = (real)sqrt((double)(vt[i] * correction));  // in real's width
+            wt[i] = wt[i] * keep - rate * mt[i] / (deviation + epsilon);
         }
     }
     return norm;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Data: token files, and the loader that mixes two domains.
-
 enum { MAX_DOMAINS = 8 };
 
-typedef struct { char domain[32]; uint16_t *ids; size_t count; uint64_t hash; } Tokens;  // hash: of all ids
-
-// Reads FOLDER/DOMAIN_SPLIT.bin, a file of tokens as llm.c has them: see tokenizer.c. Dies unless it is whole, made with
-// this tokenizer, and has more than `context` tokens.
-static Tokens tokens_load(const char *folder, const char *domain, const char *split, const Tokenizer *tokenizer,
-                          size_t context) {
-    enum { HEADER = TOKENS_HEADER * 4 };
-    Tokens t = {.count = 0};
-    if (strlen(domain) >= sizeof t.domain) die("domain %s: expected a name of less than %zu bytes", domain, sizeof t.domain);
-    strcpy(t.domain, domain);
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s/%s_%s.bin", folder, domain, split) >= (int)sizeof path)
-        die("%s: path too long", folder);
-    size_t size;
-    char *bytes = read_file(path, &size);
-    int32_t header[4];
-    if (size < HEADER) die("%s: %zu bytes, expected a token file with a header of %d", path, size, HEADER);
-    memcpy(header, bytes, sizeof header);
-    if (header[0] != TOKENS_MAGIC || header[1] != TOKENS_VERSION)
-        die("%s: magic and version %d %d, expected a token file's %d %d", path, header[0], header[1], TOKENS_MAGIC,
-            TOKENS_VERSION);
-    if (header[2] < 0 || (size - HEADER) / 2 != (size_t)header[2] || size % 2)
-        die("%s: header says %d tokens, but %zu bytes follow it", path, header[2], size - HEADER);
-    if (header[3] && (uint32_t)header[3] != tokenizer_hash(tokenizer))
-        die("%s: made with another tokenizer (its vocabulary has hash %08x, the model's %08x)", path, (unsigned)header[3],
-            (unsigned)tokenizer_hash(tokenizer));
-    t.count = (size_t)header[2];
-    t.ids = memmove(bytes, bytes + HEADER, size - HEADER);
-    for (size_t i = 0; i < t.count; i++) {
-        if (t.ids[i] >= tokenizer->size)
-            die("%s: token %zu is %d, beyond the vocabulary of %d", path, i, t.ids[i], tokenizer->size);
-        t.hash = t.hash * HASH_FACTOR + t.ids[i] + 1;
-    }
-    if (t.count <= context) die("%s: %zu tokens, expected more than the context of %zu", path, t.count, context);
-    return t;
-}
-
-// Loads the domains of a list separated by commas into `files`, which has room for MAX_DOMAINS; returns how many.
-static size_t domains_load(Tokens *files, const char *folder, const char *list, const char *split,
-                           const Tokenizer *tokenizer, size_t context) {
-    size_t count = 0;
-    for (const char *name = list; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
-        char domain[64];
-        snprintf(domain, sizeof domain, "%.*s", (int)least(strcspn(name, ","), sizeof domain - 1), name);
-        if (count == MAX_DOMAINS) die("%s: more than %d domains", list, MAX_DOMAINS);
-        files[count++] = tokens_load(folder, domain, split, tokenizer, context);
-    }
-    return count;
-}
-
+// Where training sequences come from: a fraction p from the old domains, which are learnt and seen by
+// the penalty; a fraction q, if there are such, from domains that only the penalty sees; the rest
+// from the new domain. Inside a kind all domains are as likely.
 typedef struct {
-    Tokens old[MAX_DOMAINS], negative[MAX_DOMAINS], new;
-    size_t n_old, n_negative;
-    double p;                      // the fraction of sequences from the old domains, and that from the negative ones
-    uint64_t seed;
+    Tokens old[MAX_DOMAINS], penalty_only[MAX_DOMAINS], new;
+    size_t n_old, n_penalty_only;
+    double p, q;
     Random random;
 } Loader;
 
-// The domain among `count`, all as likely, that a uniform x in [0, 1) falls on.
+// The domain among `count` that a uniform x in [0, 1) falls on.
 static const Tokens *pick(const Tokens *domains, size_t count, double x) {
-    return &domains[least((size_t)(x * (double)count), count - 1)];
+    return &domains[min_size((size_t)(x * (double)count), count - 1)];
 }
 
-// Draws B sequences of T tokens: tokens and targets, the next token of each, (B, T); old (B, T) is 1 where the sequence
-// is of an old domain. Each sequence starts anywhere in its file. The same draws are made whatever p is. Sequences of a
-// negative domain are as old ones to l_local, but have no targets: nothing of their language is learnt.
-static void loader_next(Loader *loader, int *tokens, int *targets, int *old, size_t B, size_t T) {
-    for (size_t b = 0; b < B; b++) {
-        const double domain = random_uniform(&loader->random), start = random_uniform(&loader->random), p = loader->p;
-        const bool is_old = domain < p, is_negative = !is_old && loader->n_negative && domain < 2 * p;
-        const Tokens *from = is_old      ? pick(loader->old, loader->n_old, domain / p)
-                           : is_negative ? pick(loader->negative, loader->n_negative, domain / p - 1) : &loader->new;
+// Draws a batch. A sequence starts anywhere in its text. The draws do not depend on p.
+static void loader_next(Loader *loader, Batch *batch) {
+    const size_t T = batch->T;
+    const double p = loader->n_old ? loader->p : 0, q = loader->n_penalty_only ? loader->q : 0;
+    for (size_t b = 0; b < batch->B; b++) {
+        const double x = random_uniform(&loader->random), start = random_uniform(&loader->random);
+        const bool is_old = x < p, penalty_only = !is_old && x < p + q;
+        const Tokens *from = is_old ? pick(loader->old, loader->n_old, x / p)
+                           : penalty_only
+                           ? pick(loader->penalty_only, loader->n_penalty_only, (x - p) / q)
+                           : &loader->new;
         const uint16_t *ids = from->ids + (size_t)(start * (double)(from->count - T));
         for (size_t t = 0; t < T; t++) {
-            tokens[b * T + t] = ids[t];
-            targets[b * T + t] = is_negative ? -1 : ids[t + 1];
-            old[b * T + t] = is_old || is_negative;
+            batch->tokens[b * T + t] = ids[t];
+            batch->targets[b * T + t] = penalty_only ? -1 : ids[t + 1];
+            batch->is_old[b * T + t] = is_old || penalty_only;
         }
     }
 }
 
-// Frees the text of all domains.
-static void loader_free(Loader *loader) {
-    for (size_t i = 0; i < loader->n_old; i++) free(loader->old[i].ids);
-    for (size_t i = 0; i < loader->n_negative; i++) free(loader->negative[i].ids);
-    free(loader->new.ids);
-}
+// A training under way: what trains, and all that a step needs.
+typedef struct {
+    Model *m;
+    const Tensors *w;      // of m's last extension or, if it has none, of its backbone
+    const Dims *dims;
+    Tensors grad, adam_m, adam_v;
+    Activations a;
+    Batch batch;
+    long step;             // how many have been taken
+    double norm;           // of the last gradient
+    size_t frozen;         // how many of m's extensions are
+} Training;
 
-// ---------------------------------------------------------------------------------------------------------------------
-// Files: safetensors, models as Hugging Face folders, extensions. What a file holds is a StoredList, to read and to write.
-
-// data: reals for dtype F32, int32 for I32; it lies at `start` of the file's data.
-typedef struct { char name[64]; const char *dtype; size_t rank, shape[2]; void *data; uint64_t start; } Stored;
-typedef struct { Stored *at; size_t count; } StoredList;
-
-static size_t stored_size(const Stored *x) { return x->shape[0] * x->shape[1]; }
-
-// Adds the tensors of t, their names after `prefix`, to a list, which has room for three sets and one list of numbers.
-static void entries_add(StoredList *e, const char *prefix, const Tensors *t, const Dims *d) {
-    if (!e->at) e->at = allocate(3 * TENSORS * d->layers + 1, sizeof(Stored));
-    for (int id = 0; id < TENSORS; id++)
-        for (size_t l = 0; t->layer_size[id] && l < tensor_layers(id, d); l++) {
-            Stored *entry = &e->at[e->count++];
-            const int length = snprintf(entry->name, sizeof entry->name, "%s", prefix);
-            snprintf(entry->name + length, sizeof entry->name - (size_t)length, table[id].name, (int)l);
-            entry->dtype = "F32";
-            entry->rank = table[id].rows == '1' ? 1 : 2;
-            entry->shape[0] = entry->rank == 1 ? tensor_cols(id, d) : tensor_rows(id, d);
-            entry->shape[1] = entry->rank == 1 ? 1 : tensor_cols(id, d);
-            entry->data = tensor(t, id, l);
-        }
-}
-
-// Adds whole numbers, if there are any.
-static void entries_add_numbers(StoredList *e, const char *name, int *numbers, size_t count) {
-    if (!count) return;
-    Stored *entry = &e->at[e->count++];
-    *entry = (Stored){.dtype = "I32", .rank = 1, .shape = {count, 1}, .data = numbers};
-    snprintf(entry->name, sizeof entry->name, "%s", name);
-}
-
-// Over the values of all entries, as 16 digits, for the metadata: a file whose bytes have changed is noticed.
-static void entries_hash(char digits[17], const StoredList *e) {
-    uint64_t hash = 0;
-    for (size_t i = 0; i < e->count; i++) {
-        const size_t count = stored_size(&e->at[i]);
-        if (e->at[i].dtype[0] == 'F') hash = hash_values(hash, e->at[i].data, count);
-        else
-            for (size_t k = 0; k < count; k++) hash = hash * HASH_FACTOR + ((uint32_t *)e->at[i].data)[k] + 1;
-    }
-    snprintf(digits, 17, "%016" PRIx64, hash);
-}
-
-// A pair of __metadata__, in a format of printf's: both are strings of plain characters.
-#define PAIR(key, format) ",\"" key "\":\"" format "\""
-
-// Writes a safetensors file. metadata: PAIRs.
-static void safetensors_write(const char *path, const StoredList *e, const char *metadata) {
-    char hash[17];
-    entries_hash(hash, e);
-    FILE *file = output_open(path);
-    uint64_t length = 0;  // of the header: known when it is written
-    size_t offset = 0;
-    fwrite(&length, sizeof length, 1, file);
-    fprintf(file, "{\"__metadata__\":{\"format\":\"pt\"" PAIR("hash", "%s") "%s}", hash, metadata);
-    for (size_t i = 0; i < e->count; i++) {
-        const Stored *x = &e->at[i];
-        const size_t bytes = 4 * stored_size(x);
-        fprintf(file, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%zu", x->name, x->dtype, x->shape[0]);
-        if (x->rank == 2) fprintf(file, ",%zu", x->shape[1]);
-        fprintf(file, "],\"data_offsets\":[%zu,%zu]}", offset, offset + bytes);
-        offset += bytes;
-    }
-    fputc('}', file);
-    long end = ftell(file);
-    for (; end % 8 > 0; end++) fputc(' ', file);  // so that the data is aligned
-    length = (uint64_t)end - sizeof length;
-    if (end < 0 || fseek(file, 0, SEEK_SET) || !fwrite(&length, sizeof length, 1, file) || fseek(file, 0, SEEK_END))
-        die("%s: not written: %s", path, strerror(errno));
-    for (size_t i = 0; i < e->count; i++) {
-        const Stored *x = &e->at[i];
-        if (sizeof(real) == 4 || x->dtype[0] == 'I') fwrite(x->data, 4, stored_size(x), file);
-        else
-            for (size_t k = 0; k < stored_size(x); k++) fwrite(&(float){(float)((real *)x->data)[k]}, 4, 1, file);
-    }
-    output_close(file);
-}
-
-// A file that is being read: its tensors' data are the `size` bytes from `start` on.
-typedef struct { const char *path; FILE *file; uint64_t start, size; Json *header; const Json *metadata; } Safetensors;
-
-// Opens a file and reads its header.
-static Safetensors safetensors_open(const char *path) {
-    Safetensors s = {.path = path, .file = open_file(path)};
-    uint64_t length = 0;
-    if (fseeko(s.file, 0, SEEK_END)) die("%s: %s", path, strerror(errno));
-    const uint64_t whole = (uint64_t)ftello(s.file);
-    rewind(s.file);
-    if (fread(&length, sizeof length, 1, s.file) != 1)
-        die("%s: shorter than the 8 bytes a safetensors file starts with", path);
-    if (length > whole - 8 || length > 100 << 20)
-        die("%s: says its header has %" PRIu64 " bytes, but the file has %" PRIu64, path, length, whole);
-    char *text = allocate(length + 1, 1);
-    if (fread(text, 1, length, s.file) != length) die("%s: %s", path, strerror(errno));
-    s.header = json_parse(path, text, length);
-    free(text);
-    if (s.header->type != '{') die("%s: the header is not a JSON object", path);
-    s.metadata = json_get(s.header, "__metadata__");
-    s.start = 8 + length;
-    s.size = whole - s.start;
-    return s;
-}
-
-// Ends the reading of a file.
-static void safetensors_close(Safetensors *s) {
-    fclose(s->file);
-    json_free(s->header);
-}
-
-// Finds every entry in the header, with or without Hugging Face's "transformer." before its name. Dies unless each is there
-// with its dtype and shape and bytes of its own within the file, and nothing else except Hugging Face's causal masks and the
-// copy of the tied head.
-static void safetensors_find(const Safetensors *s, StoredList *e) {
-    size_t tensors = 0;
-    for (size_t i = 0; i < e->count; i++) {
-        Stored *x = &e->at[i];
-        char longer[128];
-        snprintf(longer, sizeof longer, "transformer.%s", x->name);
-        const Json *found = json_get(s->header, x->name);
-        if (!found) found = json_get(s->header, longer);
-        if (!found) die("%s: has no tensor %s", s->path, x->name);
-        const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape"), *offsets = json_get(found, "data_offsets");
-        const Json *side = shape && shape->type == '[' ? shape->child : NULL;
-        const Json *begin = offsets && offsets->type == '[' ? offsets->child : NULL;
-        const size_t bytes = 4 * stored_size(x);
-        if (!dtype || dtype->type != '"' || strcmp(dtype->string, x->dtype))
-            die("%s: %s is stored as %s, expected %s (in Python: model.float().save_pretrained(folder))", s->path, x->name,
-                dtype && dtype->type == '"' ? dtype->string : "nothing", x->dtype);
-        for (size_t k = 0; k < x->rank; k++, side = side->next)
-            if (!side || side->type != '0' || side->number != (double)x->shape[k])
-                die("%s: %s: side %zu of its shape is %g, expected %zu", s->path, x->name, k, side ? side->number : 0,
-                    x->shape[k]);
-        if (side) die("%s: %s has more than %zu dimensions", s->path, x->name, x->rank);
-        if (!json_whole(begin, s->size) || !json_whole(begin->next, s->size) || begin->next->next
-            || begin->next->number - begin->number != (double)bytes)
-            die("%s: %s: its data_offsets are not those of %zu bytes among the file's %" PRIu64, s->path, x->name, bytes, s->size);
-        x->start = (uint64_t)begin->number;
-        for (size_t k = 0; k < i; k++)
-            if (x->start < e->at[k].start + 4 * stored_size(&e->at[k]) && e->at[k].start < x->start + bytes)
-                die("%s: %s and %s share bytes", s->path, e->at[k].name, x->name);
-    }
-    for (const Json *x = s->header->child; x; x = x->next)
-        tensors += !strstr(x->key, ".attn.bias") && !strstr(x->key, ".attn.masked_bias") && strcmp(x->key, "lm_head.weight")
-                && strcmp(x->key, "__metadata__");
-    if (tensors > e->count) die("%s: has %zu tensors that do not belong to it", s->path, tensors - e->count);
-}
-
-// After safetensors_find: fills every entry's data. All of them must have the hash that the metadata say, if they say one.
-static void safetensors_read(const Safetensors *s, const StoredList *e) {
-    for (size_t i = 0; i < e->count; i++) {
-        const Stored *x = &e->at[i];
-        const size_t count = stored_size(x);
-        if (fseeko(s->file, (off_t)(s->start + x->start), SEEK_SET) || fread(x->data, 4, count, s->file) != count)
-            die("%s: %s cannot be read: %s", s->path, x->name, strerror(errno));
-        for (size_t k = sizeof(real) == 4 || x->dtype[0] == 'I' ? 0 : count; k-- > 0;) {  // widen in place, from the end
-            float value;
-            memcpy(&value, (char *)x->data + 4 * k, 4);
-            ((real *)x->data)[k] = (real)value;
-        }
-    }
-    const Json *hash = json_get(s->metadata, "hash");
-    char digits[17];
-    entries_hash(digits, e);
-    if (hash && (hash->type != '"' || strcmp(hash->string, digits)))
-        die("%s: damaged: its values have hash %s, its metadata says %.16s", s->path, digits,
-            hash->type == '"' ? hash->string : "?");
-}
-
-// Reads the tensors of `sets` and, into ids (d->rows), the tokens of the rows among them. They get memory only once the
-// header, and so the size of the file, agrees.
-static Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *ids) {
-    Tensors t = tensors_lay_out(NULL, sets, d);
-    StoredList entries = {0};
-    size_t at = 0;
-    entries_add(&entries, "", &t, d);
-    entries_add_numbers(&entries, "wte.ids", ids, d->rows);
-    safetensors_find(s, &entries);
-    t = tensors_allocate(sets, d);
-    for (Stored *x = entries.at; at < t.size; at += stored_size(x++)) x->data = t.memory + at;
-    safetensors_read(s, &entries);
-    free(entries.at);
+static Training training_new(Model *m, size_t B, size_t T) {
+    const Extension *x = last_extension(m);
+    Training t = {.m = m, .w = x ? &x->w : &m->w, .dims = x ? &x->dims : &m->dims,
+                  .frozen = x ? m->n_extensions - 1 : 0};
+    const int sets = x ? x->sets : SET_BACKBONE;
+    t.grad = tensors_allocate(sets, t.dims);
+    t.adam_m = tensors_allocate(sets, t.dims);
+    t.adam_v = tensors_allocate(sets, t.dims);
+    t.a = activations_new(m, B, T, B * T, &t.grad, false);
+    int *memory = allocate(3 * B * T, sizeof(int));
+    t.batch = (Batch){B, T, memory, memory + B * T, memory + 2 * B * T};
     return t;
 }
 
-// Is `text` one of the choices, which are separated by "|"?
-static bool choice_known(const char *choices, const char *text) {
-    for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL)
-        if (strcspn(c, "|") == strlen(text) && !strncmp(c, text, strlen(text))) return true;
-    return false;
+static void training_free(Training *t) {
+    activations_free(&t->a);
+    free(t->grad.memory), free(t->adam_m.memory), free(t->adam_v.memory), free(t->batch.tokens);
 }
 
-// A whole number of config.json between 1 and `most`; dies on anything else.
-static size_t config_size(const char *path, const Json *config, const char *key, size_t most) {
-    const Json *x = json_get(config, key);
-    if (!json_whole(x, most) || x->number < 1)
-        die("%s: \"%s\" is missing or not a whole number from 1 to %zu", path, key, most);
-    return (size_t)x->number;
+// One step on the batch that is there. Returns its losses, as they were before the step.
+static Loss training_step(Training *t, double lr, double decay) {
+    model_forward(t->m, &t->a, t->batch.tokens, t->batch.B, t->batch.T, 0);
+    const Loss loss = model_loss(t->m, &t->a, &t->batch);
+    model_backward(t->m, &t->a, &t->grad, &t->batch, loss);
+    t->norm = adamw_step(t->w, &t->grad, &t->adam_m, &t->adam_v, t->dims, ++t->step, lr, decay, 1);
+    return loss;
 }
 
-// Dies if config.json has `key` with a value that is not among `expected`, as texts separated by "|".
-static void config_expect(const char *path, const Json *config, const char *key, const char *expected) {
-    const Json *x = json_get(config, key);
-    if (!x) return;
-    char found[64];
-    if (x->type == '0') snprintf(found, sizeof found, "%g", x->number);
-    else snprintf(found, sizeof found, "%.60s", x->type == '"' ? x->string : x->type == 't' ? "true" : x->type == 'f' ? "false"
-                  : x->type == 'n' ? "null" : "?");
-    if (!choice_known(expected, found)) die("%s: \"%s\" is %s, but nr computes with %s only", path, key, found, expected);
-}
-
-enum { LARGEST = 1 << 20 };  // of any dimension; their products fit 64 bits
-
-// Dies unless the sizes make a model. `source` names what set them.
-static void dims_check(const char *source, const Dims *d) {
-    if (d->channels % d->heads) die("%s: %zu heads do not divide %zu channels", source, d->heads, d->channels);
-    const size_t size = tensors_lay_out(NULL, SET_BACKBONE, d).size, most = (size_t)4 << 30;
-    if (size > most) die("%s: these sizes make %zu parameters, expected at most %zu", source, size, most);
-}
-
-// Loads a folder as on the Hugging Face hub: config.json, model.safetensors in float32, vocab.json, merges.txt.
-static Model *model_load(const char *folder) {
-    char *path = join(folder, "/", "config.json"), *weights = join(folder, "/", "model.safetensors");
-    Json *config = json_read(path);
-    if (!json_get(config, "model_type")) die("%s: \"model_type\" is missing, expected gpt2", path);
-    config_expect(path, config, "model_type", "gpt2");
-    config_expect(path, config, "activation_function", "gelu_new|gelu_pytorch_tanh");
-    config_expect(path, config, "layer_norm_epsilon", "1e-05");
-    config_expect(path, config, "tie_word_embeddings", "true");
-    config_expect(path, config, "scale_attn_weights", "true");
-    config_expect(path, config, "scale_attn_by_inverse_layer_idx", "false");
-    config_expect(path, config, "add_cross_attention", "false");
-    Model *m = allocate(1, sizeof *m);
-    m->dims = (Dims){
-        .layers = config_size(path, config, "n_layer", 1024), .heads = config_size(path, config, "n_head", LARGEST),
-        .channels = config_size(path, config, "n_embd", LARGEST), .vocab = config_size(path, config, "vocab_size", 65536),
-        .context = config_size(path, config, "n_positions", LARGEST)};
-    dims_check(path, &m->dims);
-    char inner[32];
-    snprintf(inner, sizeof inner, "%zu|null", 4 * m->dims.channels);
-    config_expect(path, config, "n_inner", inner);
-    const Json *unseen = json_get(config, "unseen_tokens");
-    m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
-    if (unseen && unseen->type != '[') die("%s: \"unseen_tokens\" is not a list of token ids", path);
-    for (const Json *x = unseen ? unseen->child : NULL; x; x = x->next) {
-        if (!json_whole(x, m->dims.vocab - 1)) die("%s: \"unseen_tokens\" has what is no id below %zu", path, m->dims.vocab);
-        m->unseen[(size_t)x->number] = true;
-    }
-    json_free(config);
-    m->tokenizer = tokenizer_load(folder);
-    if ((size_t)m->tokenizer->size != m->dims.vocab)
-        die("%s: \"vocab_size\" is %zu, but vocab.json has %d tokens", path, m->dims.vocab, m->tokenizer->size);
-
-    Safetensors file = safetensors_open(weights);
-    m->w = tensors_load(&file, SET_BACKBONE, &m->dims, NULL);
-    safetensors_close(&file);
-    free(path), free(weights);
-    m->wte = m->w.at[WTE];
-    m->fingerprint = fingerprint(&m->w);
-    return m;
-}
-
-// Saves a folder that model_load and transformers read; the files in it are replaced one by one.
-static void model_save(const Model *m, const char *folder) {
-    char *path = join(folder, "/", "config.json"), *weights = join(folder, "/", "model.safetensors");
-    const Dims *d = &m->dims;
-    StoredList entries = {0};
-    entries_add(&entries, "", &m->w, d);
-    safetensors_write(weights, &entries, "");
-    tokenizer_save(m->tokenizer, folder);
-    FILE *file = output_open(path);
-    fprintf(file, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n  \"torch_dtype\": \"float32\",\n"
-            "  \"activation_function\": \"gelu_new\",\n  \"layer_norm_epsilon\": 1e-05,\n  \"tie_word_embeddings\": true,\n");
-    fprintf(file, "  \"n_layer\": %zu,\n  \"n_head\": %zu,\n  \"n_embd\": %zu,\n  \"n_positions\": %zu,\n  \"n_ctx\": %zu,\n"
-            "  \"vocab_size\": %zu,\n  \"bos_token_id\": %zu,\n  \"eos_token_id\": %zu,\n  \"unseen_tokens\": [", d->layers,
-            d->heads, d->channels, d->context, d->context, d->vocab, d->vocab - 1, d->vocab - 1);
-    const char *between = "";
-    for (size_t v = 0; v < d->vocab; v++)
-        if (m->unseen[v]) fprintf(file, "%s%zu", between, v), between = ", ";
-    fprintf(file, "]\n}\n");
-    output_close(file);
-    free(path), free(weights), free(entries.at);
-}
-
-static const char *const gate_names[] = {"relu", "sigmoid", "none", NULL};
-static const char *const local_names[] = {"l1", "ce", "none", NULL};
-static const char *const init_names[] = {"low", "he", NULL};
-static const char *const from_names[] = {"layer", "first", NULL};
-
-// The place of a name in a list that NULL ends, -1 if it is not there.
-static int name_index(const char *const *names, const char *name) {
-    for (int i = 0; names[i]; i++)
-        if (!strcmp(names[i], name)) return i;
-    return -1;
-}
-
-// Saves m's last extension.
-static void extension_save(const Model *m, const char *path) {
-    const Extension *x = m->extension[m->n_extensions - 1];
-    StoredList entries = {0};
-    entries_add(&entries, "", &x->w, &x->dims);
-    entries_add_numbers(&entries, "wte.ids", x->ids, x->dims.rows);
-    safetensors_write(path, &entries, x->metadata);
-    free(entries.at);
-}
-
-// A string of __metadata__; dies if it is missing.
-static const char *metadata_text(const Safetensors *s, const char *key) {
-    const Json *x = json_get(s->metadata, key);
-    if (!x || x->type != '"') die("%s: its metadata has no \"%s\": not made by this version of nr", s->path, key);
-    return x->string;
-}
-
-// A number of __metadata__ from 0 to `most`; dies if it is none.
-static double metadata_number(const Safetensors *s, const char *key, double most) {
-    const char *text = metadata_text(s, key);
-    char *end;
-    const double x = strtod(text, &end);
-    if (!*text || *end || !(x >= 0) || !(x <= most))
-        die("%s: metadata \"%s\" is \"%.40s\", expected a number from 0 to %g", s->path, key, text, most);
-    return x;
-}
-
-// The place in `names` of a string of __metadata__; dies if it is not there.
-static int metadata_choice(const Safetensors *s, const char *key, const char *const *names) {
-    const int i = name_index(names, metadata_text(s, key));
-    if (i < 0) die("%s: metadata \"%s\" is \"%.40s\", which is not known", s->path, key, metadata_text(s, key));
-    return i;
-}
-
-// The fingerprints of m's first extensions, until the next call.
-static const char *extension_names(const Model *m, size_t count) {
-    static char text[MAX_EXTENSIONS * 17 + 1];
-    *text = 0;
-    for (size_t e = 0; e < count; e++) snprintf(text + 17 * e, 18, "%016" PRIx64 " ", m->extension[e]->fingerprint);
-    return text;
-}
-
-// Loads an extension and plugs it in. Dies if it was trained on another backbone, or on extensions that are not those
-// plugged in first (further ones may follow them: extensions that were trained apart add up).
-static void extension_load(Model *m, const char *path) {
-    Safetensors s = safetensors_open(path);
-    Extension *x = allocate(1, sizeof *x);
-    char expected[32];
-    snprintf(expected, sizeof expected, "%016" PRIx64, m->fingerprint);
-    if (strcmp(metadata_text(&s, "backbone"), expected))
-        die("%s: made for the backbone with fingerprint %.16s, this one has %s", path, metadata_text(&s, "backbone"),
-            expected);
-    const char *below = metadata_text(&s, "extensions"), *here = extension_names(m, m->n_extensions);
-    if (strncmp(here, below, strlen(below)))
-        die("%s: trained on extensions %.136s, but those before it are %s: -x in the order of training", path, below,
-            *here ? here : "none");
-    x->gate = (Gate)metadata_choice(&s, "gate", gate_names);
-    x->from = (GateFrom)metadata_choice(&s, "gate_from", from_names);
-    x->local = (Local)metadata_choice(&s, "local", local_names);
-    x->dims = m->dims;
-    x->dims.hidden = (size_t)metadata_number(&s, "hidden", LARGEST);
-    x->dims.rank = (size_t)metadata_number(&s, "rank", LARGEST);
-    x->dims.rows = (size_t)metadata_number(&s, "rows", (double)m->dims.vocab);
-    extension_sets(x);
-    if (x->local == LOCAL_CE && !(x->sets & SET_GATE)) die("%s: metadata \"local\" is \"ce\", but it has no gates", path);
-    x->ids = allocate(x->dims.rows, sizeof(int));
-    x->w = tensors_load(&s, x->sets, &x->dims, x->ids);
-    for (size_t i = 0; i < x->dims.rows; i++)
-        if (x->ids[i] < 0 || (size_t)x->ids[i] >= m->dims.vocab)
-            die("%s: wte.ids has %d, beyond the vocabulary of %zu", path, x->ids[i], m->dims.vocab);
-    safetensors_close(&s);
-    x->fingerprint = fingerprint(&x->w);
-    extension_attach(m, x);
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Training and evaluation.
-
-static volatile sig_atomic_t interrupted;
-
-static void on_interrupt(int signal) {
-    (void)signal;
-    interrupted = 1;
-}
-
-// Prints a line of progress on `stderr`: over the last one on a terminal, at every tenth of the way elsewhere. start: when
-// it began, by now(); tokens: how many each step handles.
-static void progress(const char *label, long step, long steps, const char *state, double start, double tokens) {
-    static double last;
-    const bool terminal = isatty(STDERR_FILENO), final = step == steps;
-    if (terminal ? !final && now() - last < 0.1 : step * 10 / steps == (step - 1) * 10 / steps) return;
-    last = now();
-    const double a_step = (last - start) / (double)step;
-    const long left = (long)(a_step * (double)(steps - step));
-    fprintf(stderr, "%s%-9s %5ld/%ld  %s  %.0f tokens/s  %ld:%02ld left%s", terminal ? "\r\033[K" : "", label, step, steps,
-            state, tokens / a_step, left / 60, left % 60, terminal && !final ? "" : "\n");
-    fflush(stderr);
-}
-
+// The file that keeps the state of a training, and how it is dealt with.
 typedef struct {
-    long steps, batch, context, warmup;
-    double lr, floor, decay;
-    const char *state;             // the file that keeps the state of the training
-    long save_every;               // in steps; it is also saved at the end and when interrupted
-    bool resume;                   // go on from that file if it is there
-} Recipe;
+    char *path;
+    const char *metadata;  // what the training depends on, as text
+    long save_every;       // in steps; 0: when interrupted
+    bool resume;
+} StateFile;
 
-// All that a training depends on, as metadata of its state and of the extension it makes: backbone and extensions say from
-// which weights it starts, with the seed, and data is a hash of the text and of which rows train.
-static void describe(char text[1024], const char *label, const Model *m, const Extension *x, const Recipe *r,
-                     const Loader *loader) {
-    const Dims *d = x ? &x->dims : &m->dims;
-    uint64_t data = loader->new.hash;
-    for (size_t i = 0; i < loader->n_old; i++) data = data * HASH_FACTOR + loader->old[i].hash;
-    for (size_t i = 0; i < loader->n_negative; i++) data = data * HASH_FACTOR + ~loader->negative[i].hash;  // in another role
-    for (size_t i = 0; i < d->rows; i++) data = data * HASH_FACTOR + (uint64_t)x->ids[i] + 1;
-    snprintf(text, 1024, PAIR("method", "%s") PAIR("step", "%ld") PAIR("batch", "%ld") PAIR("context", "%ld") PAIR("lr", "%.15g")
-             PAIR("warmup", "%ld") PAIR("floor", "%g") PAIR("decay", "%g") PAIR("p", "%.15g") PAIR("gate", "%s")
-             PAIR("gate_from", "%s") PAIR("local", "%s") PAIR("alpha", "%.15g") PAIR("init", "%s") PAIR("heads", "%zu")
-             PAIR("hidden", "%zu") PAIR("rank", "%zu") PAIR("rows", "%zu") PAIR("seed", "%" PRIu64) PAIR("data", "%016" PRIx64)
-             PAIR("backbone", "%016" PRIx64) PAIR("extensions", "%s"),
-             label, r->steps, r->batch, r->context, r->lr, r->warmup, r->floor, r->decay, loader->p,
-             x ? gate_names[x->gate] : "", x ? from_names[x->from] : "", x ? local_names[x->local] : "", x ? x->alpha : 0,
-             x ? init_names[x->init] : "", d->heads, d->hidden, d->rank, d->rows, loader->seed, data, m->fingerprint,
-             extension_names(m, m->n_extensions - (x != NULL)));
-}
+static void state_save(const StateFile *file, const Training *t, const Loader *loader, double seconds);
+static double state_load(const StateFile *file, Training *t, Loader *loader);  // -> seconds so far
+static void print_training(const Training *t, const TrainConfig *c);
 
-// Loads the state of a training described so. Dies, naming the first thing that differs, if it was another.
-static void state_load(const char *path, StoredList *entries, const char *description) {
-    char text[1100];
-    const int length = snprintf(text, sizeof text, "{\"format\":\"pt\"%s}", description);
-    Json *here = json_parse(path, text, (size_t)length);
-    Safetensors s = safetensors_open(path);
-    for (const Json *x = here->child; x; x = x->next) {
-        const char *saved = metadata_text(&s, x->key);
-        if (strcmp(saved, x->string))
-            die("%s: saved under other settings: %s %.80s, and now %s", path, x->key, saved, x->string);
-    }
-    safetensors_find(&s, entries);
-    safetensors_read(&s, entries);
-    safetensors_close(&s);
-    json_free(here);
-}
+// Prints a line of progress on stderr: over the last one on a terminal, elsewhere at every tenth of
+// the way. start: when it began, by now(); tokens: how many each step handles.
+static void progress(const char *label, long step, long steps, const char *text, double start,
+                     double tokens);
+static volatile sig_atomic_t interrupted;  // by Ctrl-C
+static _Noreturn void end_interrupted(const char *what, const char *how_to_go_on);
 
-// Trains extension x, the last of m's, or the backbone if x is NULL, on what the loader draws. Returns the seconds it took,
-// over all sittings. When interrupted, saves the state and ends the program; dies on a loss that is not finite, or if the
-// backbone of an extension does not come out as it went in.
-static double train(const char *label, Model *m, Extension *x, const Recipe *r, Loader *loader) {
-    const size_t B = (size_t)r->batch, T = (size_t)r->context;
-    const Tensors *w = x ? &x->w : &m->w;
-    const Dims *d = x ? &x->dims : &m->dims;
-    const int sets = x ? x->sets : SET_BACKBONE;
-    printf("%-9s trains %.3fM parameters, %ld steps of %zu x %zu tokens, lr %g\n", label, 1e-6 * (double)w->size, r->steps,
-           B, T, r->lr);
-    fflush(stdout);  // before memory is asked for
-    const Tensors grad = tensors_allocate(sets, d), m1 = tensors_allocate(sets, d), m2 = tensors_allocate(sets, d);
-    Activations a = activations_allocate(m, B, T, B * T, &grad, false);
-    int *tokens = allocate(B * T, sizeof(int)), *targets = allocate(B * T, sizeof(int));
-    printf("%-9s %.1f MB of gradients and moments, %.1f of activations\n", "", 3e-6 * (double)(w->size * sizeof(real)),
-           1e-6 * (double)(a.size * sizeof(real)));
-
-    // A state: what trains, its moments, and how far it is: the step, the tenths of seconds so far, the loader's random state.
-    int place[4] = {0};
-    StoredList entries = {0};
-    entries_add(&entries, "w.", w, d);
-    entries_add(&entries, "m.", &m1, d);
-    entries_add(&entries, "v.", &m2, d);
-    entries_add_numbers(&entries, "place", place, 4);
-    char text[1024], *description = x ? x->metadata : text;
-    describe(description, label, m, x, r, loader);
-    if (r->resume && !access(r->state, F_OK)) {
-        state_load(r->state, &entries, description);
-        if (place[0] < 1 || place[0] > r->steps) die("%s: says it was saved at step %d of %ld", r->state, place[0], r->steps);
-        memcpy(&loader->random.state, place + 2, sizeof loader->random.state);
-        embedding_refresh(m);
-        printf("%-9s goes on from step %d of %s\n", label, place[0], r->state);
+// Trains m's last extension or, if it has none, its backbone, on what the loader draws. Returns the
+// seconds it took, over all sittings. When interrupted, saves the state and ends the program. Dies on
+// a loss that is not finite, and if what is frozen does not come out as it went in.
+static double train(Model *m, const TrainConfig *c, Loader *loader, const StateFile *file) {
+    Training t = training_new(m, (size_t)c->batch, (size_t)c->seq_len);
+    const char *name = methods[c->method].name;
+    print_training(&t, c);
+    const double before = state_load(file, &t, loader), start = now();
+    const long first = t.step;
+    while (t.step < c->steps) {
+        loader_next(loader, &t.batch);
+        const Loss loss = training_step(&t, learning_rate(c, t.step + 1), c->decay);
+        if (!isfinite(loss.lm + loss.local + t.norm))
+            die("%s: at step %ld the loss is %g, the gradient's norm %g; a lower --lr may help", name,
+                t.step, loss.lm + loss.local, t.norm);
+        char text[64];
+        snprintf(text, sizeof text, c->local == LOCAL_NONE ? "loss %.3f" : "loss %.3f + %.4f local",
+                 loss.lm, loss.local);
+        progress(name, t.step - first, c->steps - first, text, start, (double)(c->batch * c->seq_len));
+        const bool stop = interrupted && t.step < c->steps;  // read once: a signal may come any time
+        if (stop || (file->save_every && t.step < c->steps && t.step % file->save_every == 0))
+            state_save(file, &t, loader, before + now() - start);
+        if (stop) end_interrupted(name, join("--resume goes on from", " ", file->path));
     }
-    fflush(stdout);
-    const double start = now(), before = 0.1 * place[1];
-    long step = place[0];
-    const long first = step;
-    for (bool stop = step == r->steps; !stop;) {
-        loader_next(loader, tokens, targets, a.old, B, T);
-        model_forward(m, &a, tokens, B, T, 0);
-        const Loss loss = model_loss(m, &a, targets);
-        step++;
-        if (!isfinite(loss.lm + loss.local))
-            die("%s: the loss is %g at step %ld; a lower --lr may help", label, loss.lm + loss.local, step);
-        model_backward(m, &a, &grad, tokens, targets);
-        const double lr = learning_rate(r->lr, step, r->steps, r->warmup, r->floor);
-        const double norm = adamw_step(w, &grad, &m1, &m2, d, step, lr, r->decay, 1);
-        if (!isfinite(norm)) die("%s: the gradient's norm is %g at step %ld; a lower --lr may help", label, norm, step);
-        embedding_refresh(m);
-        char state[64];
-        snprintf(state, sizeof state, x && x->local != LOCAL_NONE ? "loss %.3f + %.4f local" : "loss %.3f", loss.lm,
-                 loss.local);
-        progress(label, step - first, r->steps - first, state, start, (double)(B * T));
-        stop = interrupted || step == r->steps;  // read once: a signal may come at any time
-        if (stop || (r->save_every && step % r->save_every == 0)) {
-            place[0] = (int)step;
-            place[1] = (int)(10 * (before + now() - start));
-            memcpy(place + 2, &loader->random.state, sizeof loader->random.state);
-            safetensors_write(r->state, &entries, description);
-        }
-    }
-    if (step < r->steps) {
-        fprintf(stderr, "\n%s: interrupted at step %ld of %s: --resume goes on from %s\n", program, step, label, r->state);
-        exit(130);
-    }
-    const uint64_t backbone = fingerprint(&m->w);
-    if (x && backbone != m->fingerprint) die("%s: the frozen backbone changed: a defect of nr", label);
-    m->fingerprint = backbone;
-    if (x) x->fingerprint = fingerprint(&x->w);
-    activations_free(&a);
-    free(tokens), free(targets), free(grad.memory), free(m1.memory), free(m2.memory), free(entries.at);
+    if (m->n_extensions && model_hash(m, t.frozen) != m->hash[t.frozen])
+        die("%s: what is frozen has changed: a defect of nr", name);
+    m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
+    training_free(&t);
     return before + now() - start;
 }
 
-// What evaluation says of one file: mean loss in nats a token, over all and over the first eighth and the last half of a
-// window's positions; bits a byte of text; and of every extension's gates, over tokens and layers, or in one layer: the mean,
-// the share that is exactly 0, and the mean of |r|_1 / C (all NAN where there are none).
-typedef struct { double gate, closed, residue; } GateScore;
-typedef struct { double loss, early, late, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
+// -------------------------------------------------------------------------------------------------
+// 8. Evaluation, sampling.
 
-// Over the whole file: windows of T predictions, T apart, the last one partial. layers (extensions, L), which may be NULL:
-// receives the gates' scores in each layer.
-static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *layers) {
-    const size_t rows = T < 1024 ? 1024 / T * T : T, count = file->count - 1;  // every token but the first is predicted
-    const size_t L = m->dims.layers, n_gates = m->n_extensions * L;
-    Activations a = activations_allocate(m, rows / T, T, rows, NULL, false);
-    int *tokens = allocate(rows, sizeof(int)), *targets = allocate(rows, sizeof(int));
-    GateScore *sums = allocate(n_gates, sizeof *sums);
+// How a gate behaves on a text: its mean, how often it is exactly 0, and the mean of |r|_1 / C.
+typedef struct { double gate, closed, residue; } GateScore;
+
+// Mean loss in nats a token, bits a byte of text, and the gates of every extension, over all layers.
+typedef struct { double loss, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
+
+// Adds to gates (extensions, L) their means over `count` tokens, of which the pass has run n.
+static void gates_add(GateScore *gates, const Model *m, const Activations *a, size_t n,
+                      double count) {
+    const size_t L = m->dims.layers;
+    for (size_t k = 0; k < m->n_extensions * L; k++) {
+        if (!(m->extension[k / L]->sets & SET_ADAPTER)) continue;
+        const Residue r = residue_at(m, a, k / L, k % L);
+        for (size_t t = 0; t < n; t++) {
+            gates[k].gate += (double)r.gate[t] / count;
+            gates[k].closed += (r.gate[t] == 0) / count;
+            gates[k].residue += (double)r.l1[t] / count;
+        }
+    }
+}
+
+// Scores a whole file: windows of T predictions, T apart, the last one partial. gates (extensions, L):
+// receives what they do in each layer. When interrupted, ends the program.
+static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *gates) {
+    const size_t rows = T < 1024 ? 1024 / T * T : T, L = m->dims.layers;
+    const size_t count = file->count - 1;  // every token but the first is predicted
+    Activations a = activations_new(m, rows / T, T, rows, NULL, false);
+    int *tokens = allocate(2 * rows, sizeof(int)), *targets = tokens + rows;
     Score s = {.tokens = count};
-    size_t n_early = 0, n_late = 0;
     const double start = now();
+    memset(gates, 0, m->n_extensions * L * sizeof *gates);
     for (size_t first = 0; first < count; first += rows) {
-        const size_t n = least(rows, count - first);
+        const size_t n = min_size(rows, count - first);
         for (size_t i = 0; i < rows; i++) {
             tokens[i] = i < n ? file->ids[first + i] : 0;
             targets[i] = i < n ? file->ids[first + i + 1] : -1;
         }
-        if (interrupted) die("interrupted");
         model_forward(m, &a, tokens, rows / T, T, 0);
-        model_loss(m, &a, targets);
+        crossentropy_forward(a.own.at[A_LOSSES], a.own.at[A_LOGITS], targets, rows, m->dims.vocab);
         for (size_t i = 0; i < n; i++) {
-            const double loss = (double)a.losses.at[i];
             size_t length;
             tokenizer_bytes(m->tokenizer, targets[i], &length);
             s.bytes += length;
-            s.loss += loss;
-            if (i % T < (T + 7) / 8) s.early += loss, n_early++;
-            if (i % T >= T / 2) s.late += loss, n_late++;
+            s.loss += (double)a.own.at[A_LOSSES][i];
         }
-        for (size_t k = 0; k < n_gates; k++) {
-            const Residue r = residue_at(m, &a, k / L, k % L);
-            for (size_t i = 0; r.gate && i < n; i++) {
-                sums[k].gate += (double)r.gate[i];
-                sums[k].closed += r.gate[i] == 0;
-                sums[k].residue += (double)r.local[i];
-            }
-        }
+        gates_add(gates, m, &a, n, (double)count);
         if (now() - start > 2)
-            progress("eval", (long)(first / rows + 1), (long)((count - 1) / rows + 1), file->domain, start, (double)rows);
+            progress("eval", (long)(first / rows + 1), (long)((count - 1) / rows + 1), file->name,
+                     start, (double)rows);
+        if (interrupted) end_interrupted("evaluation", "start it again");
     }
     s.bpb = s.loss / 0.6931471805599453 / (double)s.bytes;
     s.loss /= (double)count;
-    s.early /= (double)n_early;
-    s.late /= (double)n_late;
-    for (size_t e = m->n_extensions; e < MAX_EXTENSIONS; e++) s.gates[e] = (GateScore){NAN, NAN, NAN};
-    for (size_t k = 0; k < n_gates; k++) {
-        const Extension *x = m->extension[k / L];
-        GateScore *mean = &s.gates[k / L], *g = &sums[k];
-        if (!(x->sets & SET_GATE)) g->gate = g->closed = NAN;
-        if (!(x->sets & SET_ADAPTER) || x->local == LOCAL_CE) g->residue = NAN;
-        *g = (GateScore){g->gate / (double)count, g->closed / (double)count, g->residue / (double)count};
-        mean->gate += g->gate / (double)L;
-        mean->closed += g->closed / (double)L;
-        mean->residue += g->residue / (double)L;
+    for (size_t k = 0; k < m->n_extensions * L; k++) {
+        s.gates[k / L].gate += gates[k].gate / (double)L;
+        s.gates[k / L].closed += gates[k].closed / (double)L;
+        s.gates[k / L].residue += gates[k].residue / (double)L;
     }
-    if (layers) memcpy(layers, sums, n_gates * sizeof *sums);
     activations_free(&a);
-    free(tokens), free(targets), free(sums);
+    free(tokens);
     return s;
 }
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Sampling.
 
 // Draws a token from softmax(logits / temperature); temperature 0 takes the most likely.
 static int sample_token(const real *logits, size_t V, double temperature, Random *random) {
@@ -1899,722 +1306,1298 @@ static int sample_token(const real *logits, size_t V, double temperature, Random
     return (int)token;
 }
 
-// Continues `count` tokens by up to n more and prints each as it is drawn; stops at an end of text if `stop`. The keys and
-// values that forward keeps are the cache; positions are absolute, so past the context the last half is kept and run again.
-// Returns how many tokens were drawn.
-static size_t sample(const Model *m, const int *prompt, size_t count, size_t n, double temperature, uint64_t seed,
-                     bool stop) {
-    const size_t T = m->dims.context, half = (T + 1) / 2;
-    Activations a = activations_allocate(m, 1, T, 1, NULL, true);
-    int *tokens = allocate(most(count, T) + 1, sizeof(int));
-    Random random = random_stream(seed, FOR_SAMPLING);
-    size_t drawn = 0, start = 0;
-    bool moved = false;  // past the context
-    memcpy(tokens, prompt, count * sizeof(int));
-    while (drawn < n && !interrupted) {
-        if (count > T) {
-            if (!moved) fprintf(stderr, "[past the context of %zu tokens: the last %zu are kept, from now on]\n", T, half);
-            memmove(tokens, tokens + count - half, half * sizeof(int));
-            count = half;
-            start = 0;
-            moved = true;
-        }
-        model_forward(m, &a, tokens + start, 1, count, start);
-        start = count;
-        const int token = tokens[count++] = sample_token(a.logits.at, m->dims.vocab, temperature, &random);
-        drawn++;
-        if (stop && token == m->tokenizer->size - 1) break;
-        size_t length;
-        const char *bytes = tokenizer_bytes(m->tokenizer, token, &length);
-        fwrite(bytes, 1, length, stdout);
-        fflush(stdout);
-    }
-    activations_free(&a);
-    free(tokens);
-    return drawn;
+// A text that a model continues. The keys and values that forward keeps are the cache: `done` tokens
+// have been run. Positions are absolute, so past the model's positions the last half of the tokens is
+// kept, and run again.
+typedef struct {
+    const Model *m;
+    Activations a;
+    int *tokens;           // (positions + 1): those that are kept
+    size_t count, done;
+    double temperature;
+    Random random;
+} Sampler;
+
+// Begins with a prompt of at least one token.
+static Sampler sampler_new(const Model *m, const int *prompt, size_t count, double temperature,
+                           Random random) {
+    const size_t T = m->dims.positions;
+    Sampler s = {.m = m, .count = count, .temperature = temperature, .random = random};
+    s.a = activations_new(m, 1, T, 1, NULL, true);
+    s.tokens = memcpy(allocate(max_size(count, T) + 1, sizeof(int)), prompt, count * sizeof(int));
+    return s;
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// The command line: one table of options drives parsing, checking and --help.
+static void sampler_free(Sampler *s) { activations_free(&s->a), free(s->tokens); }
+
+// Draws the next token.
+static int sampler_next(Sampler *s) {
+    const size_t T = s->m->dims.positions, half = (T + 1) / 2;
+    if (s->count > T) {
+        memmove(s->tokens, s->tokens + s->count - half, half * sizeof(int));
+        s->count = half;
+        s->done = 0;
+    }
+    model_forward(s->m, &s->a, s->tokens + s->done, 1, s->count, s->done);
+    s->done = s->count;
+    return s->tokens[s->count++] = sample_token(s->a.own.at[A_LOGITS], s->m->dims.vocab,
+                                                s->temperature, &s->random);
+}
+
+// ------------------------------------ Here the lecture ends. -------------------------------------
+// What follows is needed to run nr, and not to understand it.
+
+// -------------------------------------------------------------------------------------------------
+// 9. Memory and files: activations, models as folders of Hugging Face, extensions, states. The bytes
+// of the files are written and read in tokenizer.c.
+
+// Lays out the buffers: while there is no memory yet, only to know their size.
+static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T,
+                                const Tensors *grad, bool cache) {
+    const size_t L = m->dims.layers;
+    const bool for_weights[] = {grad && (grad->at[QKV_W] || grad->at[QKV_A]),
+                                grad && (grad->at[PROJ_W] || grad->at[PROJ_A]),
+                                grad && (grad->at[FCPROJ_W] || grad->at[FCPROJ_A])};
+    Dims widest = m->dims;
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        const Dims *d = &m->extension[e]->dims;
+        widest.hidden = max_size(widest.hidden, d->hidden);
+        widest.rank = max_size(widest.rank, d->rank);
+        widest.new_rows = max_size(widest.new_rows, d->new_rows);
+        if (reads_prefix(m)) widest.gate_in = 2 * m->dims.channels;
+    }
+    a->size = 0;
+    for (size_t e = 0; e <= m->n_extensions; e++) {
+        Buffers *s = e ? &a->extension[e - 1] : &a->own;
+        const Dims *d = e ? &m->extension[e - 1]->dims : &widest;
+        for (int id = e ? MODEL_BUFFERS : 0; id < (e ? BUFFERS : MODEL_BUFFERS); id++) {
+            const int rule = buffers[id].copies;
+            size_t rows = id >= A_LNF && id <= A_LOSSES ? a->n_logits : B * T, copies = 1;
+            const size_t width = id == A_ATT ? T * d->heads : size_of(buffers[id].width, d);
+            if (rule == GRADIENT && !grad) rows = 0;
+            if (e && !d->hidden && id < A_LOW) rows = 0;
+            if (rule == PER_LAYER || (grad && rule == KEPT) || (rule == CACHED && (grad || cache))
+                || (rule >= FOR_QKV_W && rule < GRADIENT && for_weights[rule - FOR_QKV_W])) copies = L;
+            if (grad && rule == KEPT_X) copies = L + 1;
+            if ((double)copies * (double)rows * (double)width > 0x1p48)  // sums of these fit 64 bits
+                die("out of memory: activations of %zu layers, %zu x %zu each", L, rows, width);
+            const size_t size = (rows * width + 15) / 16 * 16;
+            s->at[id] = a->memory ? a->memory + a->size : NULL;
+            s->stride[id] = copies > 1 ? size : 0;
+            a->size += copies * size;
+        }
+    }
+}
+
+static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits,
+                                   const Tensors *grad, bool cache) {
+    Activations a = {.n_logits = n_logits};
+    const Extension *x = last_extension(m);
+    activations_lay_out(&a, m, B, T, grad, cache);
+    a.memory = allocate(a.size, sizeof(real));
+    activations_lay_out(&a, m, B, T, grad, cache);
+    a.row_of = allocate(m->dims.vocab, sizeof *a.row_of);
+    for (size_t v = 0; v < m->dims.vocab; v++) a.row_of[v] = -1;
+    for (size_t i = 0; x && i < x->dims.new_rows; i++) a.row_of[x->ids[i]] = (int)i;
+    return a;
+}
+
+// Lays out the tensors of `sets` in memory; if that is NULL, only their sizes are known.
+static Tensors tensors_lay_out(real *memory, int sets, const Dims *d) {
+    Tensors t = {.memory = memory};
+    for (int id = 0; id < TENSORS; id++) {
+        if (!(table[id].set & sets)) continue;
+        if (memory) t.at[id] = memory + t.size;
+        t.layer_size[id] = tensor_rows(id, d) * tensor_cols(id, d);
+        t.size += tensor_layers(id, d) * t.layer_size[id];
+    }
+    return t;
+}
+
+static Tensors tensors_allocate(int sets, const Dims *d) {
+    const size_t size = tensors_lay_out(NULL, sets, d).size;
+    return tensors_lay_out(allocate(size, sizeof(real)), sets, d);
+}
+
+// What a file holds of a model's or an extension's tensors, and of the tokens (ids) whose rows are
+// among them.
+static StoredList tensors_list(const Tensors *t, const Dims *d, int *ids) {
+    StoredList list = {0};
+    for (int id = 0; id < TENSORS; id++)
+        for (size_t l = 0; t->layer_size[id] && l < tensor_layers(id, d); l++) {
+            const size_t rows = table[id].rows == '1' ? 0 : tensor_rows(id, d);
+            Stored *x = stored_add(&list, "F32", rows, tensor_cols(id, d));
+            snprintf(x->name, sizeof x->name, table[id].name, (int)l);
+            x->data = tensor(t, id, l);
+        }
+    if (d->new_rows) {
+        Stored *x = stored_add(&list, "I32", 0, d->new_rows);
+        snprintf(x->name, sizeof x->name, "wte.ids");
+        x->data = ids;
+    }
+    return list;
+}
+
+static uint64_t model_hash(const Model *m, size_t count) {
+    const Extension *x = count ? m->extension[count - 1] : NULL;
+    StoredList list = x ? tensors_list(&x->w, &x->dims, x->ids) : tensors_list(&m->w, &m->dims, NULL);
+    const uint64_t hash = stored_hash(count ? m->hash[count - 1] : 0, &list);
+    free(list.at);
+    return hash;
+}
+
+static void extension_attach(Model *m, Extension *x) {
+    const size_t size = m->dims.vocab * m->dims.channels;
+    if (m->n_extensions == MAX_EXTENSIONS) die("at most %d extensions on one model", MAX_EXTENSIONS);
+    m->extension[m->n_extensions++] = x;
+    m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
+    for (size_t i = 0; i < x->dims.new_rows; i++) m->unseen[x->ids[i]] = false;
+    if (x->dims.new_rows && m->wte == m->w.at[WTE])
+        m->wte = memcpy(allocate(size, sizeof(real)), m->wte, size * sizeof(real));
+}
+
+// Unplugs m's last extension and frees it.
+static void extension_drop(Model *m) {
+    Extension *x = m->extension[--m->n_extensions];
+    free(x->w.memory), free(x->ids), free(x);
+}
+
+// Makes a backbone of random weights. The tokenizer is m's from then on; all tokens are unseen.
+static Model *model_new(const Dims *d, const TrainConfig *c, Tokenizer *tokenizer) {
+    Model *m = allocate(1, sizeof *m);
+    *m = (Model){.dims = *d, .tokenizer = tokenizer, .w = tensors_allocate(SET_BACKBONE, d)};
+    m->wte = m->w.at[WTE];
+    m->unseen = memset(allocate(d->vocab, sizeof *m->unseen), true, d->vocab);
+    Random random = random_stream((uint64_t)c->seed, FOR_BACKBONE);
+    tensors_init(&m->w, d, c, &random);
+    m->hash[0] = model_hash(m, 0);
+    return m;
+}
+
+// Frees a model, its extensions and its tokenizer.
+static void model_free(Model *m) {
+    while (m->n_extensions) extension_drop(m);
+    if (m->wte != m->w.at[WTE]) free(m->wte);
+    if (m->tokenizer) tokenizer_free(m->tokenizer);
+    free(m->w.memory), free(m->unseen), free(m);
+}
+
+enum { LARGEST = 1 << 20 };  // of any size; their products fit 64 bits
+
+// Dies unless the sizes make a model. `source` names what set them.
+static void dims_check(const char *source, const Dims *d) {
+    if (d->channels % d->heads)
+        die("%s: %zu heads do not divide %zu channels", source, d->heads, d->channels);
+    const size_t size = tensors_lay_out(NULL, SET_BACKBONE, d).size, most = (size_t)4 << 30;
+    if (size > most) die("%s: these sizes make %zu parameters, at most %zu", source, size, most);
+}
+
+// Reads config.json: the sizes of m, and its record of unseen tokens.
+static void config_load(Model *m, const char *path) {
+    static const char *const expected[][2] = {
+        {"model_type", "gpt2"}, {"activation_function", "gelu_new|gelu_pytorch_tanh"},
+        {"layer_norm_epsilon", "1e-05"}, {"tie_word_embeddings", "true"},
+        {"scale_attn_weights", "true"}, {"scale_attn_by_inverse_layer_idx", "false"},
+        {"add_cross_attention", "false"}};
+    Json *config = json_read(path);
+    if (!json_get(config, "model_type")) die("%s: \"model_type\" is missing, expected gpt2", path);
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++)
+        json_expect(path, config, expected[i][0], expected[i][1]);
+    m->dims = (Dims){.layers = json_size(path, config, "n_layer", 1024),
+                     .heads = json_size(path, config, "n_head", LARGEST),
+                     .channels = json_size(path, config, "n_embd", LARGEST),
+                     .vocab = json_size(path, config, "vocab_size", 65536),
+                     .positions = json_size(path, config, "n_positions", LARGEST)};
+    dims_check(path, &m->dims);
+    char inner[32];
+    snprintf(inner, sizeof inner, "%zu|null", 4 * m->dims.channels);
+    json_expect(path, config, "n_inner", inner);
+    const Json *unseen = json_get(config, "unseen_tokens");
+    m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
+    if (unseen && unseen->type != '[') die("%s: \"unseen_tokens\" is not a list of token ids", path);
+    for (const Json *x = unseen ? unseen->child : NULL; x; x = x->next) {
+        if (!json_whole(x, m->dims.vocab - 1))
+            die("%s: \"unseen_tokens\" has what is no id below %zu", path, m->dims.vocab);
+        m->unseen[(size_t)x->number] = true;
+    }
+    json_free(config);
+}
+
+// Reads tensors, and the ids of rows. They get memory only once the header, and so the file's size,
+// agrees.
+static Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *ids) {
+    Tensors t = tensors_lay_out(NULL, sets, d);
+    StoredList list = tensors_list(&t, d, ids);
+    safetensors_find(s, &list);
+    t = tensors_allocate(sets, d);
+    real *at = t.memory;
+    for (Stored *x = list.at; at < t.memory + t.size; at += stored_size(x++)) x->data = at;
+    safetensors_read(s, &list);
+    free(list.at);
+    return t;
+}
+
+// Loads a folder: config.json, model.safetensors in float32, the tokenizer's files.
+static Model *model_load(const char *folder) {
+    char *path = join(folder, "/", "config.json"), *weights = join(folder, "/", "model.safetensors");
+    Model *m = allocate(1, sizeof *m);
+    config_load(m, path);
+    m->tokenizer = tokenizer_load(folder);
+    if ((size_t)m->tokenizer->size != m->dims.vocab)
+        die("%s: \"vocab_size\" is %zu, but the tokenizer has %d tokens", path, m->dims.vocab,
+            m->tokenizer->size);
+    Safetensors file = safetensors_open(weights);
+    m->w = tensors_load(&file, SET_BACKBONE, &m->dims, NULL);
+    safetensors_close(&file);
+    free(path), free(weights);
+    m->wte = m->w.at[WTE];
+    m->hash[0] = model_hash(m, 0);
+    return m;
+}
+
+// Saves a folder that model_load and transformers read; its files are replaced one by one. metadata:
+// how the weights were trained.
+static void model_save(const Model *m, const char *folder, const char *metadata) {
+    char *path = join(folder, "/", "config.json"), *weights = join(folder, "/", "model.safetensors");
+    const Dims *d = &m->dims;
+    StoredList list = tensors_list(&m->w, d, NULL);
+    safetensors_write(weights, &list, 0, metadata);
+    tokenizer_save(m->tokenizer, folder);
+    FILE *file = output_open(path);
+    fprintf(file, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n"
+            "  \"torch_dtype\": \"float32\",\n  \"activation_function\": \"gelu_new\",\n"
+            "  \"layer_norm_epsilon\": 1e-05,\n  \"tie_word_embeddings\": true,\n"
+            "  \"n_layer\": %zu,\n  \"n_head\": %zu,\n  \"n_embd\": %zu,\n"
+            "  \"n_positions\": %zu,\n  \"n_ctx\": %zu,\n  \"vocab_size\": %zu,\n"
+            "  \"bos_token_id\": %zu,\n  \"eos_token_id\": %zu,\n  \"unseen_tokens\": [", d->layers,
+            d->heads, d->channels, d->positions, d->positions, d->vocab, d->vocab - 1, d->vocab - 1);
+    const char *between = "";
+    for (size_t v = 0; v < d->vocab; v++)
+        if (m->unseen[v]) fprintf(file, "%s%zu", between, v), between = ", ";
+    fprintf(file, "]\n}\n");
+    output_close(file);
+    free(path), free(weights), free(list.at);
+}
+
+// Saves m's last extension.
+static void extension_save(const Model *m, const char *path, const char *metadata) {
+    const Extension *x = last_extension(m);
+    StoredList list = tensors_list(&x->w, &x->dims, x->ids);
+    safetensors_write(path, &list, m->hash[m->n_extensions - 1], metadata);
+    free(list.at);
+}
+
+static void config_read(TrainConfig *c, const Safetensors *s);  // room 11
+
+// Loads an extension and plugs it in. Dies unless it was trained upon m as it is, or as it was with
+// fewer extensions: those that were trained apart add up.
+static void extension_load(Model *m, const char *path) {
+    Safetensors s = safetensors_open(path);
+    Extension *x = allocate(1, sizeof *x);
+    const uint64_t upon = metadata_hash(&s, "upon");
+    size_t k = 0;
+    while (k < m->n_extensions && m->hash[k] != upon) k++;
+    if (m->hash[k] != upon)
+        die("%s: trained upon a model with hash %016" PRIx64 ", this one has %016" PRIx64
+            " (-x in the order of training)", path, upon, m->hash[m->n_extensions]);
+    config_read(&x->config, &s);
+    x->dims = m->dims;
+    x->dims.hidden = (size_t)x->config.hidden;
+    x->dims.rank = (size_t)x->config.rank;
+    x->dims.new_rows = (size_t)x->config.new_rows;
+    if (x->dims.new_rows > m->dims.vocab)
+        die("%s: %zu new rows, the vocabulary has %zu", path, x->dims.new_rows, m->dims.vocab);
+    extension_complete(x);
+    x->ids = allocate(x->dims.new_rows, sizeof(int));
+    x->w = tensors_load(&s, x->sets, &x->dims, x->ids);
+    for (size_t i = 0; i < x->dims.new_rows; i++)
+        if (x->ids[i] < 0 || (size_t)x->ids[i] >= m->dims.vocab)
+            die("%s: wte.ids has %d, beyond the vocabulary of %zu", path, x->ids[i], m->dims.vocab);
+    safetensors_close(&s);
+    extension_attach(m, x);
+}
+
+// What a state holds: what trains, and its moments.
+static StoredList state_list(const Training *t) {
+    const Tensors *const parts[] = {t->w, &t->adam_m, &t->adam_v};
+    static const char *const names[] = {"w", "adam_m", "adam_v"};
+    StoredList list = {0};
+    for (int i = 0; i < 3; i++) {
+        Stored *x = stored_add(&list, "F32", 0, t->w->size);
+        snprintf(x->name, sizeof x->name, "%s", names[i]);
+        x->data = parts[i]->memory;
+    }
+    return list;
+}
+
+static void state_save(const StateFile *file, const Training *t, const Loader *loader,
+                       double seconds) {
+    char text[2048];
+    snprintf(text, sizeof text, "%s,\"place\":\"%ld %.1f %" PRIu64 "\"", file->metadata, t->step,
+             seconds, loader->random.state);
+    StoredList list = state_list(t);
+    safetensors_write(file->path, &list, t->m->hash[t->frozen], text);
+    free(list.at);
+}
+
+static double state_load(const StateFile *file, Training *t, Loader *loader) {
+    if (!file->resume || access(file->path, F_OK)) return 0;
+    Safetensors s = safetensors_open(file->path);
+    double seconds;
+    metadata_compare(&s, file->metadata);
+    if (metadata_hash(&s, "upon") != t->m->hash[t->frozen])
+        die("%s: is of a training that began with another model", file->path);
+    const char *place = metadata_text(&s, "place"), *format = "%ld %lf %" SCNu64;
+    if (sscanf(place, format, &t->step, &seconds, &loader->random.state) != 3 || t->step < 1)
+        die("%s: metadata \"place\" is %.60s, expected step, seconds, random state", file->path, place);
+    StoredList list = state_list(t);
+    safetensors_find(&s, &list);
+    safetensors_read(&s, &list);
+    safetensors_close(&s);
+    free(list.at);
+    printf("%-9s goes on from step %ld of %s\n", "", t->step, file->path);
+    return seconds;
+}
+
+// -------------------------------------------------------------------------------------------------
+// 10. The engine: e^x, sums, the matrix multiply, where nearly all of the time goes.
+
+// A `vec` is one register full of reals. The multiply keeps MR rows by NR vectors of sums in
+// registers; NR more hold a row of B, and 1 an element of A.
+#if defined(__AVX512F__)
+enum { VECTOR_BYTES = 64, MR = 12, NR = 2 };  // 24 sums in 32 registers
+#elif defined(__AVX__)
+enum { VECTOR_BYTES = 32, MR = 6, NR = 2 };   // 12 sums in 16 registers
+#elif defined(__aarch64__)
+enum { VECTOR_BYTES = 16, MR = 8, NR = 3 };   // 24 sums in 32 registers
+#else
+enum { VECTOR_BYTES = 16, MR = 6, NR = 2 };   // SSE2 and anything else: 12 sums in 16 registers
+#endif
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+enum { LANES = VECTOR_BYTES / sizeof(real) };
+
+static inline vec load(const real *x) { vec v; memcpy(&v, x, sizeof v); return v; }
+static inline void store(real *x, vec v) { memcpy(x, &v, sizeof v); }
+
+// In a form that compilers vectorise (libm's expf is a call for each value). In float:
+// e^x = 2^n e^r with n the integer nearest to x / ln 2. Adding 1.5 * 2^23 rounds to it, and leaves it
+// in the low bits of the sum. On |r| <= ln 2 / 2 the Taylor series is good to 1e-8 after its r^7. 2^n
+// is applied in two halves, so that results beyond the range of float become infinite or vanish
+// gradually. NaN stays NaN: it fails both comparisons.
+static inline real exponential(real x) {
+    if (sizeof(real) == sizeof(double)) return (real)exp((double)x);
+    float y = (float)x;
+    y = y < -104 ? -104 : y;
+    y = y > 89 ? 89 : y;
+    union { float value; uint32_t bits; } round = {y * 1.44269504f + 12582912.0f}, low, high;
+    float n = round.value - 12582912.0f, r = y - n * 0.693145752f - n * 1.42860677e-6f;
+    float e = 1 / 120.f + r * (1 / 720.f + r * (1 / 5040.f));
+    e = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * e))));
+    int32_t power = (int32_t)(round.bits - 0x4B400000u);
+    low.bits = (uint32_t)((power >> 1) + 127) << 23;
+    high.bits = (uint32_t)(power - (power >> 1) + 127) << 23;
+    return (real)(e * low.value * high.value);
+}
+
+static real dot(size_t n, const real *a, const real *b) {
+    real sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+static real total(size_t n, const real *a) {
+    real sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++) sum += a[i];
+    return sum;
+}
+
+static real l1_norm(size_t n, const real *a) {
+    real sum = 0;
+    #pragma omp simd reduction(+ : sum)
+    for (size_t i = 0; i < n; i++) sum += a[i] < 0 ? -a[i] : a[i];
+    return sum;
+}
+
+// Lane by lane in plain C: clang does not vectorise reduction(max).
+static real largest(size_t n, const real *a) {
+    real top[LANES], max = a[0];
+    for (int l = 0; l < LANES; l++) top[l] = a[0];
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int l = 0; l < LANES; l++) {
+            const real x = a[i + (size_t)l];
+            top[l] = x > top[l] ? x : top[l];
+        }
+    for (int l = 0; l < LANES; l++) max = top[l] > max ? top[l] : max;
+    for (; i < n; i++) max = a[i] > max ? a[i] : max;
+    return max;
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static real *scratch(int slot, size_t size) {
+    static _Thread_local struct { real *at; size_t size; } slots[SCRATCHES];
+    if (slots[slot].size < size) {
+        free(slots[slot].at);
+        slots[slot].at = allocate(size, sizeof(real));
+        slots[slot].size = size;
+    }
+    return slots[slot].at;
+}
+
+static Random random_stream(uint64_t seed, uint64_t purpose) {
+    return (Random){(seed * 64 + purpose) * 0xD1342543DE82EF95u};
+}
+
+static uint64_t random_bits(Random *r) {
+    uint64_t z = r->state += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+static double random_uniform(Random *r) { return (double)(random_bits(r) >> 11) * 0x1p-53; }
+
+static double random_normal(Random *r) {  // Box and Muller
+    const double radius = sqrt(-2 * log(1 - random_uniform(r)));
+    return radius * cos(6.283185307179586 * random_uniform(r));
+}
+
+// One routine multiplies in every layout, because a transpose only swaps a Matrix's two steps. An
+// element of C needs 2 K numbers, but a processor can load far fewer numbers than it can multiply:
+// each number that is loaded must be used many times.
+//   registers  A tile of C, MR rows by NR vectors, stays in registers while k runs. A step of k loads
+//              MR numbers of A and NR vectors of B, and uses each NR or MR times.
+//   caches     Loads are fast if they are consecutive, so B is packed first, in panels of NR vectors,
+//              k by k. A panel, KC deep, stays in the second cache while the MC rows of a block of A
+//              pass over it. A is packed in panels of MR rows only if its rows do not lie along k: if
+//              they do, a tile's MR rows are MR streams as they are.
+//   threads    They share the packed B and divide the rows of C. An element is summed in the same
+//              order whoever computes it: the same bits for any number of threads.
+enum { KC = 768, MC = 48, NC = 3072, PANEL = NR * LANES };  // MC is a multiple of every MR
+
+static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
+
+// Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along` apart,
+// into panels of `size`, k by k; the last panel is filled up with 0. Whichever way x lies in memory,
+// it is read as it lies. (size is a constant to the compiler, once this is inlined.)
+static inline void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across,
+                        size_t along) {
+    const size_t whole = count / size * size, rest = count - whole;
+    if (rest) memset(out + whole * K, 0, size * K * sizeof(real));
+    if (across == 1) {
+        for (size_t k = 0; k < K; k++) {
+            const real *row = x + k * along;
+            for (size_t i = 0; i < whole; i += size)
+                memcpy(out + i * K + k * size, row + i, size * sizeof(real));
+            for (size_t i = 0; i < rest; i++) out[whole * K + k * size + i] = row[whole + i];
+        }
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        real *o = out + i / size * size * K + i % size;
+        for (size_t k0 = 0; k0 < K; k0 += 16) {  // a cache line
+            __builtin_prefetch(x + (i + 4) * across + k0 * along);
+            const size_t k1 = min_size(k0 + 16, K);
+            for (size_t k = k0; k < k1; k++) o[k * size] = x[i * across + k * along];
+        }
+    }
+}
+
+// c (height, width; rows c_row apart) = MR rows of a (packed, or as they lie) times a packed panel of
+// B, + add (as c) + bias (width), on the first `vectors` vectors of B's panel. The compiler unrolls i
+// and j, whose bounds are constants, and keeps `sum` in registers. add and bias may be NULL.
+static inline __attribute__((always_inline))
+void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a,
+                   const real *b, const real *bias, const real *add, const int vectors) {
+    vec sum[MR][NR] = {{{0}}};
+    for (size_t i = 0; i < height; i++)
+        __builtin_prefetch((add ? add : c) + i * c_row);  // needed at the end
+    for (size_t k = 0; k < K; k++, a.at += a.col, b += PANEL)
+        for (int i = 0; i < MR; i++)
+            for (int j = 0; j < vectors; j++)
+                sum[i][j] += a.at[(size_t)i * a.row] * load(b + j * LANES);
+    if (height == MR && width == (size_t)(vectors * LANES)) {
+        for (int i = 0; i < MR; i++)
+            for (int j = 0; j < vectors; j++) {
+                const size_t at = (size_t)i * c_row + (size_t)(j * LANES);
+                if (add) sum[i][j] += load(add + at);
+                if (bias) sum[i][j] += load(bias + j * LANES);
+                store(c + at, sum[i][j]);
+            }
+        return;
+    }
+    real tile[MR * PANEL];  // at the edges of C
+    memcpy(tile, sum, sizeof tile);
+    for (size_t i = 0; i < height; i++)
+        for (size_t j = 0; j < width; j++) {
+            const real more = (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
+            c[i * c_row + j] = tile[i * PANEL + j] + more;
+        }
+}
+
+// The tile in four versions, each with its constants: A packed (row is 1) or with its rows along k
+// (col is 1; if both are, K is 1 and either will do), and B's panel whole or a narrow one, at the
+// right edge, of which the first vector will do.
+static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a,
+                            const real *b, const real *bias, const real *add) {
+    const Matrix packed = {a.at, 1, MR}, along = {a.at, a.row, 1};
+    const bool narrow = width <= LANES;
+    if (a.row == 1 && narrow) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, 1);
+    else if (a.row == 1) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, NR);
+    else if (narrow) multiply_tile(c, c_row, height, width, K, along, b, bias, add, 1);
+    else multiply_tile(c, c_row, height, width, K, along, b, bias, add, NR);
+}
+
+// c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the
+// limit, and packing would read each twice. Columns are divided among the threads.
+static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias,
+                         const real *add) {
+    const size_t threads = (size_t)omp_get_max_threads();
+    const size_t chunk = b.col == 1 ? round_up((N + threads - 1) / threads, 64) : 64;
+    #pragma omp parallel for if (N * K > 1 << 17)
+    for (size_t j0 = 0; j0 < N; j0 += chunk) {
+        const size_t j1 = min_size(j0 + chunk, N);
+        for (size_t j = j0; j < j1; j++) c[j] = (add ? add[j] : 0) + (bias ? bias[j] : 0);
+        if (b.col != 1) {
+            for (size_t j = j0; j < j1; j++) c[j] += dot(K, a.at, b.at + j * b.col);
+            continue;
+        }
+        size_t k = 0;
+        for (; k + 4 <= K; k += 4) {  // four rows of B at a time: memory is fastest in several streams
+            const real *x = a.at + k * a.col, *w = b.at + k * b.row;
+            const real x0 = x[0], x1 = x[a.col], x2 = x[2 * a.col], x3 = x[3 * a.col];
+            const real *w1 = w + b.row, *w2 = w1 + b.row, *w3 = w2 + b.row;
+            for (size_t j = j0; j < j1; j++)
+                c[j] += x0 * w[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j];
+        }
+        for (; k < K; k++)
+            for (size_t j = j0; j < j1; j++) c[j] += a.at[k * a.col] * b.at[k * b.row + j];
+    }
+}
+
+static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
+                   const real *bias, const real *add) {
+    if (M == 1 && (b.col == 1 || (b.row == 1 && a.col == 1))) {
+        multiply_row(c, N, K, a, b, bias, add);
+        return;
+    }
+    real *packed_b = scratch(FOR_PACKED_B, KC * round_up(min_size(N, NC), PANEL));
+    const size_t threads = (size_t)omp_get_max_threads();
+    #pragma omp parallel if (M * N * K > 1 << 18)
+    {
+        real *packed_a = scratch(FOR_PACKED_A, MC * KC);
+        for (size_t j0 = 0; j0 < N; j0 += NC)
+            for (size_t k0 = 0; k0 < K; k0 += KC) {
+                const size_t cols = min_size(NC, N - j0), depth = min_size(KC, K - k0);
+                const size_t share = round_up((cols + threads - 1) / threads, PANEL);  // to pack
+                #pragma omp for
+                for (size_t j = 0; j < cols; j += share)
+                    pack(packed_b + j * depth, PANEL, min_size(share, cols - j), depth,
+                         b.at + k0 * b.row + (j0 + j) * b.col, b.col, b.row);
+                #pragma omp for schedule(dynamic)
+                for (size_t i0 = 0; i0 < M; i0 += MC) {
+                    // The first `along` rows are read where they lie; of the rest, a last panel must
+                    // be filled up with 0.
+                    const real *block = a.at + i0 * a.row + k0 * a.col;
+                    const size_t rows = min_size(MC, M - i0), along = a.col == 1 ? rows / MR * MR : 0;
+                    if (along < rows)
+                        pack(packed_a, MR, rows - along, depth, block + along * a.row, a.row, a.col);
+                    for (size_t j = 0; j < cols; j += PANEL)
+                        for (size_t i = 0; i < rows; i += MR) {
+                            const Matrix lying = {block + i * a.row, a.row, 1};
+                            const Matrix packed = {packed_a + (i - along) * depth, 1, MR};
+                            real *at = c + (i0 + i) * c_row + j0 + j;
+                            const real *sum = k0 ? at : add ? add + (at - c) : NULL;
+                            multiply_panels(at, c_row, min_size(MR, rows - i),
+                                            min_size(PANEL, cols - j), depth,
+                                            i < along ? lying : packed, packed_b + j * depth,
+                                            k0 || !bias ? NULL : bias + j0 + j, sum);
+                        }
+                }
+            }
+    }
+}
+
+// -------------------------------------------------------------------------------------------------
+// 11. The program: settings, the experiment, the commands.
 
 enum { RUN = 1, PRETRAIN = 2, EXTEND = 4, EVAL = 8, SAMPLE = 16, GATES = 32, ALL = 63 };
 enum { TRAIN = RUN | PRETRAIN | EXTEND, LOAD = EXTEND | EVAL | SAMPLE | GATES };
 
-// A method's defaults; options given explicitly override them. sets: what it trains, beside a gate.
-typedef struct { const char *name; int sets; Gate gate; Local local; Init init; double p, lr; const char *about; } Method;
-static const Method methods[] = {
-    {"naive",    SET_BACKBONE, GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0,   1e-3, "finetuning on new text alone"},
-    {"finetune", SET_BACKBONE, GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0.1, 1e-3, "all weights"},
-    {"lora",     SET_LORA,     GATE_NONE, LOCAL_NONE, VARIANCE_LOW, 0.1, 1e-2, "low-rank updates beside frozen weights"},
-    {"adapter",  SET_ADAPTER,  GATE_NONE, LOCAL_NONE, VARIANCE_HE,  0.1, 5e-3, "adapters beside the frozen FFN"},
-    {"neutral",  SET_ADAPTER,  GATE_RELU, LOCAL_L1,   VARIANCE_LOW, 0.1, 5e-3, "gated adapters, to vanish on old text"},
-};
-enum { METHODS = sizeof methods / sizeof *methods };
-
-static struct {
-    const char *data, *old, *new, *domain, *domains, *split, *in, *out, *csv, *prompt, *method, *methods, *gate, *gate_from;
-    const char *local, *init, *negatives;
-    const char *extension[MAX_EXTENSIONS + 1];
-    long layers, heads, channels, context, pretrain_steps, pretrain_batch, steps, batch, hidden, rank, new_rows;
-    long seed, count, threads, save_every, resume;
-    double pretrain_lr, lr, alpha, p, temperature;
-} opt = {
-    .data = "data/toy", .old = "en", .new = "fr", .domain = "en", .domains = "en,fr", .split = "val", .method = "neutral",
-    .methods = "naive,finetune,lora,adapter,neutral", .prompt = "", .in = "out/backbone",
-    .layers = 4, .heads = 4, .channels = 128, .context = 128, .pretrain_steps = 1600, .pretrain_batch = 8, .steps = 400, .batch = 8,
-    .new_rows = 1, .seed = 1, .count = 100, .pretrain_lr = 2e-3, .lr = NAN, .alpha = NAN, .p = NAN, .temperature = 0.8,
-};
-
+// All that a person can set. train comes first: a setting has the same place in a TrainConfig.
 typedef struct {
-    const char *name;
-    char letter, type;             // 'i' whole number, 'r' number, 's' text, 'x' text, several times, 'f' no value
-    void *value;
-    double least, most;            // of numbers
-    const char *choices;           // of text: "a|b"
-    int commands;                  // the subcommands that take it
-    const char *help;
-} Option;
+    TrainConfig train;
+    const char *data, *known, *old, *new, *negatives, *domains, *split, *in, *out, *csv, *prompt;
+    const char *methods, *extensions[MAX_EXTENSIONS];
+    long layers, heads, channels, pretrain_steps, pretrain_batch, count, threads, save_every, resume;
+    double pretrain_lr, temperature;
+    uint64_t given;  // a bit for each setting of the table below
+} Settings;
 
-static const Option options[] = {
-    {"data", 0, 's', &opt.data, 0, 0, NULL, ALL & ~SAMPLE, "folder of DOMAIN_{train,val,test}.bin and their tokenizer"},
-    {"old", 0, 's', &opt.old, 0, 0, NULL, RUN | EXTEND, "the domain(s) to keep, separated by commas"},
-    {"new", 0, 's', &opt.new, 0, 0, NULL, RUN | EXTEND, "the domain to learn; run: or several, learnt one after the other"},
-    {"negatives", 0, 's', &opt.negatives, 0, 0, NULL, EXTEND, "domains that only the local loss sees, a fraction p too"},
-    {"domain", 0, 's', &opt.domain, 0, 0, NULL, PRETRAIN, "the domain to train on"},
-    {"domains", 0, 's', &opt.domains, 0, 0, NULL, EVAL | GATES, "the domains to evaluate on, separated by commas"},
-    {"split", 0, 's', &opt.split, 0, 0, "val|test", RUN | EVAL | GATES, "the files that are evaluated"},
-    {"in", 'i', 's', &opt.in, 0, 0, NULL, LOAD, "the model: a folder as on the Hugging Face hub"},
-    {"extension", 'x', 'x', opt.extension, 0, 0, NULL, LOAD, "an extension of the model (several: in order)"},
-    {"out", 'o', 's', &opt.out, 0, 0, NULL, TRAIN, "where results go: run, pretrain, finetune: a folder; else a file"},
-    {"method", 0, 's', &opt.method, 0, 0, "naive|finetune|lora|adapter|neutral", EXTEND, "how; sets the defaults below"},
-    {"methods", 0, 's', &opt.methods, 0, 0, NULL, RUN, "the methods to compare, separated by commas"},
-    {"layers", 0, 'i', &opt.layers, 1, 1024, NULL, RUN | PRETRAIN, "transformer blocks (L)"},
-    {"heads", 0, 'i', &opt.heads, 1, 1024, NULL, RUN | PRETRAIN, "attention heads (NH), a divisor of the channels"},
-    {"channels", 0, 'i', &opt.channels, 1, 65536, NULL, RUN | PRETRAIN, "width of the residual stream (C)"},
-    {"context", 0, 'i', &opt.context, 1, LARGEST, NULL, ALL & ~SAMPLE, "tokens a sequence (T)"},
-    {"pretrain-steps", 0, 'i', &opt.pretrain_steps, 1, 1e9, NULL, RUN, "training steps of the backbone"},
-    {"pretrain-batch", 0, 'i', &opt.pretrain_batch, 1, 65536, NULL, RUN, "sequences a step of the backbone"},
-    {"pretrain-lr", 0, 'r', &opt.pretrain_lr, 0, 10, NULL, RUN, "peak learning rate of the backbone"},
-    {"steps", 0, 'i', &opt.pretrain_steps, 1, 1e9, NULL, PRETRAIN, "training steps"},
-    {"batch", 0, 'i', &opt.pretrain_batch, 1, 65536, NULL, PRETRAIN, "sequences a step"},
-    {"lr", 0, 'r', &opt.pretrain_lr, 0, 10, NULL, PRETRAIN, "peak learning rate"},
-    {"steps", 0, 'i', &opt.steps, 1, 1e9, NULL, RUN | EXTEND, "training steps of an extension"},
-    {"batch", 0, 'i', &opt.batch, 1, 65536, NULL, RUN | EXTEND, "sequences a step"},
-    {"lr", 0, 'r', &opt.lr, 0, 10, NULL, RUN | EXTEND, "peak learning rate of an extension"},
-    {"p", 0, 'r', &opt.p, 0, 1, NULL, RUN | EXTEND, "fraction of training sequences from the old domains"},
-    {"alpha", 0, 'r', &opt.alpha, 0, 1e6, NULL, RUN | EXTEND, "weight of the local loss, 1 if not given"},
-    {"gate", 0, 's', &opt.gate, 0, 0, "relu|sigmoid|none", RUN | EXTEND, "the adapter's gate (run: neutral's)"},
-    {"gate-from", 0, 's', &opt.gate_from, 0, 0, "layer|first", RUN | EXTEND, "what it reads: u, or the first layer's and its mean"},
-    {"local", 0, 's', &opt.local, 0, 0, "l1|ce|none", RUN | EXTEND, "loss: |r| on old text, or the gate's cross-entropy"},
-    {"init", 0, 's', &opt.init, 0, 0, "low|he", RUN | EXTEND, "variance of Wi and Wg: 1/(C L) or 2/C (run: neutral's)"},
-    {"hidden", 0, 'i', &opt.hidden, 0, 65536, NULL, RUN | EXTEND, "width of an adapter (H); 0: a fifth of the parameters"},
-    {"rank", 0, 'i', &opt.rank, 0, 65536, NULL, RUN | EXTEND, "rank of LoRA (R); 0: as many parameters as adapters have"},
-    {"new-rows", 0, 'i', &opt.new_rows, 0, 1, NULL, RUN | EXTEND, "1: also train wte's rows of tokens that only the new text has"},
-    {"seed", 0, 'i', &opt.seed, 0, 1e15, NULL, TRAIN | SAMPLE, "of everything random"},
-    {"save-every", 0, 'i', &opt.save_every, 0, 1e9, NULL, TRAIN, "save the state every so many steps; 0: when interrupted"},
-    {"resume", 0, 'f', &opt.resume, 0, 0, NULL, TRAIN, "go on from the saved state of the same command"},
-    {"prompt", 'p', 's', &opt.prompt, 0, 0, NULL, SAMPLE | GATES, "the text (also without --prompt)"},
-    {"count", 'n', 'i', &opt.count, 1, 1e9, NULL, SAMPLE, "tokens to draw at most"},
-    {"temperature", 0, 'r', &opt.temperature, 0, 100, NULL, SAMPLE, "0: always the most likely token"},
-    {"csv", 0, 's', &opt.csv, 0, 0, NULL, EVAL, "also write the figures to this file"},
-    {"threads", 0, 'i', &opt.threads, 0, 1024, NULL, ALL, "0: as many as there are cores"},
+static const Settings initial = {
+    .train = {.method = NEUTRAL, .gate = GATE_NONE, .local = LOCAL_NONE, .steps = 400, .batch = 8,
+              .seq_len = 128, .warmup = 20, .new_rows = 1, .seed = 1, .floor = 0.1, .p = 0.1,
+              .q = 0.1, .alpha = 1},
+    .data = "data/toy", .old = "en", .new = "fr", .domains = "en,fr", .split = "val",
+    .methods = "naive,finetune,lora,adapter,neutral", .prompt = "", .in = "out/backbone",
+    .layers = 4, .heads = 4, .channels = 128, .pretrain_steps = 1600, .pretrain_batch = 8,
+    .pretrain_lr = 2e-3, .count = 100, .temperature = 0.8,
 };
-enum { OPTIONS = sizeof options / sizeof *options };
 
-// Makes the folders on the way to a file or, if `whole`, to a folder, and that too. Dies before the work, not after it, if
-// one cannot be made, if the last cannot be written to, or if the file's name is taken by something else.
-static void make_folders(const char *path, bool whole) {
-    char *folder = join(path, whole ? "/" : "", ""), *slash = strrchr(folder, '/');
-    for (char *c = folder + 1; *c; c++)
-        if (*c == '/') *c = 0, make_folder(folder), *c = '/';
-    struct stat s;
-    if (!whole && !stat(folder, &s) && !S_ISREG(s.st_mode)) die("%s: is not a plain file", folder);
-    if (slash) slash[slash == folder] = 0;
-    if (access(slash ? folder : ".", W_OK)) die("%s: cannot be written: %s", slash ? folder : ".", strerror(errno));
-    free(folder);
+#define AT(field) offsetof(Settings, field)
+#define S_WHOLE(field, least, most) WHOLE, AT(field), least, most, NULL
+#define S_FRACTION(field, most) FRACTION, AT(field), 0, most, NULL
+#define S_CHOICE(field, choices) CHOICE, AT(field), 0, 0, choices
+#define S_TEXT(field) TEXT, AT(field), 0, 0, NULL
+
+// uses: the methods it is for are those that use one of these sets; 0: all. commands, 0: none, but it
+// is saved with what was trained, as all of TrainConfig is.
+static const Setting settings[] = {
+    {"data", 0, S_TEXT(data), 0, TRAIN | EVAL, "folder of DOMAIN_{train,val,test}.bin, tokenizer"},
+    {"known", 0, S_TEXT(known), 0, RUN | PRETRAIN, "domains the backbone learns, by default --old"},
+    {"old", 0, S_TEXT(old), 0, RUN | EXTEND, "known domains to keep, that are trained on too"},
+    {"new", 0, S_TEXT(new), 0, RUN | EXTEND, "domain to learn (run: or several, one by one)"},
+    {"negatives", 0, S_TEXT(negatives), SET_GATE, EXTEND, "domains that only the local loss sees"},
+    {"domains", 0, S_TEXT(domains), 0, EVAL, "domains to evaluate on"},
+    {"split", 0, S_TEXT(split), 0, RUN | EVAL, "the files to evaluate on, val or test"},
+    {"in", 'i', S_TEXT(in), 0, LOAD, "the model, a folder as on the Hugging Face hub"},
+    {"extension", 'x', TEXTS, AT(extensions), 0, MAX_EXTENSIONS, NULL, 0, LOAD,
+     "its extension (several: in the order of training)"},
+    {"out", 'o', S_TEXT(out), 0, TRAIN, "where the result goes: a folder, an extension's file"},
+    {"method", 0, S_CHOICE(train.method, METHOD_NAMES), 0, EXTEND, "how"},
+    {"methods", 0, S_TEXT(methods), 0, RUN, "the methods to compare"},
+    {"layers", 0, S_WHOLE(layers, 1, 1024), 0, RUN | PRETRAIN, "transformer blocks (L)"},
+    {"heads", 0, S_WHOLE(heads, 1, 1024), 0, RUN | PRETRAIN, "attention heads (NH)"},
+    {"channels", 0, S_WHOLE(channels, 1, 65536), 0, RUN | PRETRAIN, "the residual stream's (C)"},
+    {"context", 0, S_WHOLE(train.seq_len, 1, LARGEST), 0, TRAIN | EVAL, "tokens a sequence (T)"},
+    {"pretrain-steps", 0, S_WHOLE(pretrain_steps, 1, 1e9), 0, RUN | PRETRAIN, "the backbone's"},
+    {"pretrain-batch", 0, S_WHOLE(pretrain_batch, 1, 65536), 0, RUN | PRETRAIN, "its sequences a step"},
+    {"pretrain-lr", 0, S_FRACTION(pretrain_lr, 10), 0, RUN | PRETRAIN, "its peak learning rate"},
+    {"steps", 0, S_WHOLE(train.steps, 1, 1e9), 0, RUN | EXTEND, "training steps of an extension"},
+    {"batch", 0, S_WHOLE(train.batch, 1, 65536), 0, RUN | EXTEND, "sequences a step (B)"},
+    {"lr", 0, S_FRACTION(train.lr, 10), 0, RUN | EXTEND, "peak learning rate of an extension"},
+    {"warmup", 0, S_WHOLE(train.warmup, 0, 1e9), 0, 0, ""},
+    {"floor", 0, S_FRACTION(train.floor, 1), 0, 0, ""},
+    {"decay", 0, S_FRACTION(train.decay, 1), 0, 0, ""},
+    {"p", 0, S_FRACTION(train.p, 1), USES_OLD, RUN | EXTEND, "fraction of sequences of old domains"},
+    {"q", 0, S_FRACTION(train.q, 1), SET_GATE, RUN | EXTEND, "and of those only the local loss sees"},
+    {"alpha", 0, S_FRACTION(train.alpha, 1e6), SET_GATE, RUN | EXTEND, "weight of the local loss"},
+    {"gate", 0, S_CHOICE(train.gate, "relu|sigmoid|none"), SET_GATE, RUN | EXTEND, "the gate"},
+    {"gate-input", 0, S_CHOICE(train.gate_input, "layer|prefix"), SET_GATE, RUN | EXTEND,
+     "it reads the layer's u, or the first layer's and its mean so far"},
+    {"gate-init", 0, S_CHOICE(train.gate_init, "open|closed|random"), SET_GATE, RUN | EXTEND,
+     "w = 0, b = 1 (sigmoid: 0); w = b = 0; w random, b = 0"},
+    {"local", 0, S_CHOICE(train.local, "l1|ce|none"), SET_GATE, RUN | EXTEND,
+     "local loss: |r| on old text, the gate's cross-entropy"},
+    {"init", 0, S_CHOICE(train.init, "low|he"), SET_GATE, RUN | EXTEND,
+     "variance of Wi and Wg: 1/(C L), 2/C"},
+    {"hidden", 0, S_WHOLE(train.hidden, 0, 65536), SET_ADAPTER, RUN | EXTEND,
+     "width of an adapter (H); 0: a fifth of the parameters"},
+    {"rank", 0, S_WHOLE(train.rank, 0, 65536), SET_LORA, RUN | EXTEND,
+     "LoRA's rank (R); 0: as many parameters as adapters have"},
+    {"new-rows", 0, S_WHOLE(train.new_rows, 0, 65536), 0, RUN | EXTEND,
+     "1: train rows of wte, of tokens that only the new text has; 0: none"},
+    {"seed", 0, S_WHOLE(train.seed, 0, 1e15), 0, TRAIN | SAMPLE, "of everything random"},
+    {"save-every", 0, S_WHOLE(save_every, 0, 1e9), 0, TRAIN, "steps; 0: save when interrupted"},
+    {"resume", 0, FLAG, AT(resume), 0, 0, NULL, 0, TRAIN, "go on from what the same command saved"},
+    {"prompt", 'p', S_TEXT(prompt), 0, SAMPLE | GATES, "the text (also without --prompt)"},
+    {"count", 'n', S_WHOLE(count, 1, 1e9), 0, SAMPLE, "tokens to draw"},
+    {"temperature", 0, S_FRACTION(temperature, 100), 0, SAMPLE, "0: always the most likely token"},
+    {"csv", 0, S_TEXT(csv), 0, EVAL, "also write the figures to this file"},
+    {"threads", 0, S_WHOLE(threads, 0, 1024), 0, ALL, "0: as many as there are cores"},
+};
+enum { SETTINGS = sizeof settings / sizeof *settings };
+_Static_assert(SETTINGS <= 64, "Settings.given has a bit for each");
+
+static bool is_saved(const Setting *o) { return o->at < sizeof(TrainConfig); }
+
+// Returns the config of a method: its defaults, and what was given for it. Dies if that contradicts
+// itself.
+static TrainConfig train_config(const Settings *s, long method) {
+    Settings own = initial;
+    TrainConfig *c = &own.train;
+    char defaults[64];
+    snprintf(defaults, sizeof defaults, "%s", methods[method].defaults);
+    for (char *name = strtok(defaults, "="); name; name = strtok(NULL, "=")) {
+        const Setting *o = settings;
+        while (strcmp(o->name, name) || !is_saved(o)) o++;
+        setting_set(&own, o, "", strtok(NULL, " "));
+    }
+    for (int i = 0; i < SETTINGS; i++) {
+        const Setting *o = &settings[i];
+        const bool own_use = !o->uses || o->uses & methods[method].uses;
+        if (is_saved(o) && s->given >> i & 1 && own_use)
+            memcpy((char *)&own + o->at, (const char *)s + o->at, sizeof(long));
+    }
+    c->method = method;
+    c->seq_len = s->train.seq_len;
+    if (method == BACKBONE)
+        c->steps = s->pretrain_steps, c->batch = s->pretrain_batch, c->lr = s->pretrain_lr;
+    c->warmup = c->warmup < c->steps / 10 ? c->warmup : c->steps / 10;
+    if (c->local == LOCAL_CE && c->gate != GATE_SIGMOID) die("--local ce: needs --gate sigmoid");
+    if (c->gate_input == INPUT_PREFIX && c->gate == GATE_NONE)
+        die("--gate-input prefix: needs a --gate");
+    if (c->p + c->q > 1) die("--p %g --q %g: more than 1 together", c->p, c->q);
+    return *c;
 }
 
-// The method of a name of `length` bytes; dies if there is none.
-static const Method *method_find(const char *name, size_t length) {
-    for (int i = 0; i < METHODS; i++)
-        if (strlen(methods[i].name) == length && !strncmp(methods[i].name, name, length)) return &methods[i];
-    die("method %.*s: not known, expected naive, finetune, lora, adapter or neutral", (int)length, name);
+// Dies if a setting was given that none of the chosen methods uses. uses: of all of them together.
+static void settings_check(const Settings *s, const char *chosen, int uses) {
+    for (int i = 0; i < SETTINGS; i++)
+        if (s->given >> i & 1 && settings[i].uses && !(settings[i].uses & uses))
+            die("--%s: is not for %s", settings[i].name, chosen);
 }
 
-// A loader over the training files of the --old domains (none: NULL) and the new one.
-static Loader loader_open(const char *old, const char *new, const Tokenizer *tokenizer, size_t context) {
-    Loader loader = {.seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, FOR_LOADER)};
-    if (old) loader.n_old = domains_load(loader.old, opt.data, old, "train", tokenizer, context);
-    loader.new = tokens_load(opt.data, new, "train", tokenizer, context);
-    return loader;
+// Writes all that a training depends on, for its files: the config, and a hash of the texts in their
+// roles and of the tokens whose rows train. The hash chain says with which weights it began.
+static void config_describe(char text[1024], const TrainConfig *c, const Model *m,
+                            const Loader *loader) {
+    const Extension *x = last_extension(m);
+    uint64_t data = loader->new.hash + m->dims.heads;  // which the weights' shapes do not show
+    char value[64];
+    int n = 0;
+    for (size_t i = 0; i < loader->n_old; i++) data = hash_bits(data, 0) + loader->old[i].hash;
+    for (size_t i = 0; i < loader->n_penalty_only; i++)
+        data = hash_bits(data, 1) + loader->penalty_only[i].hash;
+    for (size_t i = 0; x && i < x->dims.new_rows; i++) data = hash_bits(data, (uint32_t)x->ids[i]);
+    for (const Setting *o = settings; o < settings + SETTINGS; o++)
+        if (is_saved(o))
+            n += sprintf(text + n, ",\"%s\":\"%.20s\"", o->name, setting_text(c, o, value));
+    sprintf(text + n, ",\"data\":\"%016" PRIx64 "\"", data);
 }
 
-// What is about to run, on what, how: printed first by every subcommand that computes for long.
-static void print_settings(const char *command, const Model *m) {
+static void config_read(TrainConfig *c, const Safetensors *s) {
+    char source[512];
+    snprintf(source, sizeof source, "%.400s: metadata ", s->path);
+    for (const Setting *o = settings; o < settings + SETTINGS; o++)
+        if (is_saved(o)) setting_set(c, o, source, metadata_text(s, o->name));
+    if (c->local == LOCAL_CE && !(c->hidden && c->gate != GATE_NONE))
+        die("%slocal is ce, but it has no gates", source);
+}
+
+static void on_interrupt(int signal) {
+    (void)signal;
+    interrupted = 1;
+}
+
+static _Noreturn void end_interrupted(const char *what, const char *how_to_go_on) {
+    fprintf(stderr, "\n%s: %s interrupted: %s\n", program, what, how_to_go_on);
+    exit(130);
+}
+
+static void progress(const char *label, long step, long steps, const char *text, double start,
+                     double tokens) {
+    static double last;
+    const bool terminal = isatty(STDERR_FILENO), final = step == steps;
+    if (terminal ? !final && now() - last < 0.1 : step * 10 / steps == (step - 1) * 10 / steps) return;
+    last = now();
+    const double a_step = (last - start) / (double)step;
+    const long left = (long)(a_step * (double)(steps - step));
+    fprintf(stderr, "%s%-9s %5ld/%ld  %s  %.0f tokens/s  %ld:%02ld left%s",
+            terminal ? "\r\033[K" : "", label, step, steps, text, tokens / a_step, left / 60,
+            left % 60, terminal && !final ? "" : "\n");
+}
+
+static void print_training(const Training *t, const TrainConfig *c) {
+    printf("%-9s trains %.3fM parameters, %ld steps of %ld x %ld tokens, lr %g\n"
+           "%9s %.1f MB of gradients and moments, %.1f of activations\n", methods[c->method].name,
+           1e-6 * (double)t->w->size, c->steps, c->batch, c->seq_len, c->lr, "",
+           3e-6 * (double)(t->w->size * sizeof(real)), 1e-6 * (double)(t->a.size * sizeof(real)));
+    fflush(stdout);
+}
+
+// Printed first by every command that computes for long.
+static void print_settings(const char *command, const Settings *s, const Model *m) {
     const Dims *d = &m->dims;
-    printf("nr %s: seed %ld, threads: %d\n", command, opt.seed, omp_get_max_threads());
-    printf("model: %zu layers, %zu heads, %zu channels, context %zu, vocabulary %zu: %.3fM parameters\n", d->layers,
-           d->heads, d->channels, d->context, d->vocab, 1e-6 * (double)m->w.size);
+    printf("nr %s: seed %ld, threads: %d\nmodel: %zu layers, %zu heads, %zu channels, context %zu, "
+           "vocabulary %zu: %.3fM parameters\n", command, s->train.seed, omp_get_max_threads(),
+           d->layers, d->heads, d->channels, d->positions, d->vocab, 1e-6 * (double)m->w.size);
 }
 
-// Sets the marks (V) of all tokens that a text has.
-static void tokens_mark(bool *marks, const Tokens *text, bool mark) {
-    for (size_t i = 0; i < text->count; i++) marks[text->ids[i]] = mark;
-}
-
-// A backbone of random weights for the options' sizes and the data's tokenizer. Tokens that `text` lacks are its unseen.
-static Model *model_new(const Tokens *text, Tokenizer *tokenizer) {
-    Model *m = allocate(1, sizeof *m);
-    m->tokenizer = tokenizer;
-    m->dims = (Dims){.layers = (size_t)opt.layers, .heads = (size_t)opt.heads, .channels = (size_t)opt.channels,
-                     .context = (size_t)opt.context, .vocab = (size_t)m->tokenizer->size};
-    dims_check("--heads, --channels, --layers", &m->dims);
-    m->w = tensors_allocate(SET_BACKBONE, &m->dims);
-    m->wte = m->w.at[WTE];
-    Random random = random_stream((uint64_t)opt.seed, FOR_BACKBONE);
-    tensors_init(&m->w, &m->dims, VARIANCE_LOW, GATE_NONE, &random);
-    m->fingerprint = fingerprint(&m->w);
-    m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
-    memset(m->unseen, true, m->dims.vocab);
-    tokens_mark(m->unseen, text, false);
+// Makes the backbone that the settings describe, to learn these texts.
+static Model *backbone_new(const Settings *s, const Tokens *texts, size_t count,
+                           Tokenizer *tokenizer) {
+    const Dims d = {.layers = (size_t)s->layers, .heads = (size_t)s->heads,
+                    .channels = (size_t)s->channels, .positions = (size_t)s->train.seq_len,
+                    .vocab = (size_t)tokenizer->size};
+    dims_check("--heads, --channels, --layers", &d);
+    Model *m = model_new(&d, &s->train, tokenizer);
+    tokens_mark(m->unseen, texts, count, false);
     return m;
 }
 
-// Pretrains m on what the loader draws. Returns the seconds it took.
-static double pretrain(Model *m, Loader *loader, const char *state) {
-    const long warmup = opt.pretrain_steps / 10 < 100 ? opt.pretrain_steps / 10 : 100;
-    const Recipe recipe = {opt.pretrain_steps, opt.pretrain_batch, (long)m->dims.context, warmup, opt.pretrain_lr,
-                           .floor = 0.05, .decay = 0.1, state, opt.save_every, opt.resume};
-    return train("backbone", m, NULL, &recipe, loader);
+// Trains m by a method on what the loader has, and saves the result at `path`: an extension's file,
+// or a model's folder. Returns the seconds it took.
+static double learn(const Settings *s, Model *m, const TrainConfig *c, Loader *loader,
+                    const char *path) {
+    char metadata[1024];
+    const bool whole = methods[c->method].uses & SET_BACKBONE;
+    StateFile file = {join(path, "", ".state"), metadata, s->save_every, s->resume};
+    TrainConfig own = *c;
+    loader->p = c->p, loader->q = c->q;
+    loader->random = random_stream((uint64_t)c->seed, FOR_LOADER);
+    if (!whole) {  // an extension that others shall be added to keeps to rows of its own
+        bool *rows = allocate(m->dims.vocab, sizeof *rows);
+        tokens_mark(rows, &loader->new, 1, true);
+        tokens_mark(rows, loader->penalty_only, loader->n_penalty_only, false);
+        own = extension_new(m, c, rows)->config;
+        free(rows);
+    }
+    config_describe(metadata, &own, m, loader);
+    const double seconds = train(m, c, loader, &file);
+    if (whole) make_folders(path, true), model_save(m, path, metadata);
+    else extension_save(m, path, metadata);
+    remove(file.path);
+    free(file.path);
+    return seconds;
 }
 
-// The extension that a method and the options describe, plugged into m. ablate: --gate, --gate-from, --local and --init
-// apply. Its rows are those of tokens that are unseen and that are among those to learn (V; NULL: all).
-static Extension *extension_new(Model *m, const Method *method, bool ablate, const bool *learn) {
-    Extension *x = allocate(1, sizeof *x);
-    const size_t C = m->dims.channels, L = m->dims.layers;
-    const double fifth = 0.2 * (double)m->w.size / (3.0 * (double)(C * L));
-    const size_t hidden = opt.hidden ? (size_t)opt.hidden : fifth < 16 ? 16 : 16 * (size_t)(fifth / 16 + 0.5);
-    x->gate = ablate && opt.gate ? (Gate)name_index(gate_names, opt.gate) : method->gate;
-    x->from = ablate && opt.gate_from ? (GateFrom)name_index(from_names, opt.gate_from) : FROM_LAYER;
-    x->local = ablate && opt.local ? (Local)name_index(local_names, opt.local) : method->local;
-    x->init = ablate && opt.init ? (Init)name_index(init_names, opt.init) : method->init;
-    x->alpha = x->local == LOCAL_NONE ? 0 : isnan(opt.alpha) ? 1 : opt.alpha;
-    x->dims = m->dims;
-    x->dims.hidden = method->sets & SET_ADAPTER ? hidden : 0;
-    x->dims.rank = method->sets & SET_LORA ? opt.rank ? (size_t)opt.rank : (3 * hidden + 15) / 16 : 0;  // 16 C R = 3 C H
-    x->ids = allocate(m->dims.vocab, sizeof *x->ids);
-    for (size_t v = 0; v < m->dims.vocab && opt.new_rows; v++)
-        if (m->unseen[v] && (!learn || learn[v])) x->ids[x->dims.rows++] = (int)v;
-    if (x->local == LOCAL_CE && x->gate != GATE_SIGMOID) die("--local ce: needs --gate sigmoid");
-    if (x->from == FROM_FIRST && x->gate == GATE_NONE) die("--gate-from first: needs a --gate");
-    extension_sets(x);
-    x->w = tensors_allocate(x->sets, &x->dims);
-    Random random = random_stream((uint64_t)opt.seed, FOR_EXTENSION);
-    tensors_init(&x->w, &x->dims, x->init, x->gate, &random);
-    for (size_t i = 0; i < x->dims.rows; i++)
-        memcpy(x->w.at[ROWS] + i * C, m->wte + (size_t)x->ids[i] * C, C * sizeof(real));
-    extension_attach(m, x);
-    return x;
+// What one model does on all files of an experiment. change: of the loss, since the method learnt the
+// domain or, before that, since the backbone.
+typedef struct {
+    TrainConfig config;
+    size_t stage, trained;  // how many new domains it has learnt; how many parameters trained
+    double seconds;
+    Score at[MAX_DOMAINS];
+    double change[MAX_DOMAINS];
+} Result;
+
+enum { MAX_RESULTS = 1 + METHODS * MAX_DOMAINS };
+
+// The files that are evaluated, first those the backbone knows, and the results on them.
+typedef struct {
+    const char *split;
+    Tokens files[MAX_DOMAINS];
+    const char *role[MAX_DOMAINS];  // old: rehearsed, known: never shown again, new
+    size_t n_files, n_known, count;
+    Result results[MAX_RESULTS];
+} Results;
+
+// Evaluates m and adds what it does. gates (files, extensions, L) may be NULL.
+static Result *result_add(Results *all, const Model *m, const TrainConfig *c, size_t stage,
+                          double seconds, GateScore *gates) {
+    const size_t n_gates = m->n_extensions * m->dims.layers;
+    const Extension *x = last_extension(m);
+    GateScore *own = allocate(n_gates, sizeof *own);
+    Result *r = &all->results[all->count++];
+    *r = (Result){.config = *c, .stage = stage, .trained = x ? x->w.size : m->w.size,
+                  .seconds = seconds};
+    for (size_t i = 0; i < all->n_files; i++) {
+        const size_t learnt = i < all->n_known ? 0 : i - all->n_known + 1;
+        const Result *since = learnt && stage > learnt ? r - (stage - learnt) : all->results;
+        r->at[i] = evaluate(m, &all->files[i], (size_t)c->seq_len, gates ? gates + i * n_gates : own);
+        r->change[i] = r->at[i].loss - since->at[i].loss;
+    }
+    free(own);
+    return r;
 }
 
-// Extends m by a method, on what the loader draws. ablate: see extension_new. Returns the seconds it took.
-static double extend(Model *m, const Method *method, Loader *loader, bool ablate, const char *state) {
-    const long warmup = opt.steps / 10 < 20 ? opt.steps / 10 : 20;
-    const Recipe recipe = {opt.steps, opt.batch, opt.context, warmup, isnan(opt.lr) ? method->lr : opt.lr,
-                           .floor = 0.1, .decay = 0, state, opt.save_every, opt.resume};
-    loader->p = strcmp(method->name, "naive") && !isnan(opt.p) ? opt.p : method->p;
-    if (loader->n_negative && !(loader->p > 0 && loader->p <= 0.5))
-        die("--p %g: with --negatives, which take as much, expected more than 0 and at most 0.5", loader->p);
-    bool *learn = allocate(m->dims.vocab, sizeof *learn);
-    tokens_mark(learn, &loader->new, true);  // an extension that others shall be added to keeps to its own rows
-    for (size_t i = 0; i < loader->n_negative; i++) tokens_mark(learn, &loader->negative[i], false);
-    Extension *x = method->sets == SET_BACKBONE ? NULL : extension_new(m, method, ablate, learn);
-    free(learn);
-    return train(method->name, m, x, &recipe, loader);
+// Writes all results, a line for each model and domain; what there is not is empty.
+static void results_write(const Results *all, const char *path) {
+    FILE *file = output_open(path);
+    fprintf(file, "method,seed,stage,domain,role,split,tokens,loss,bpb,change,gate,closed,lr,alpha,p,"
+                  "q,trained,seconds\n");
+    for (const Result *r = all->results; r < all->results + all->count; r++)
+        for (size_t i = 0; i < all->n_files; i++) {
+            const TrainConfig *c = &r->config;
+            const Score *s = &r->at[i];
+            const GateScore gate = s->gates[r->stage ? r->stage - 1 : 0];
+            fprintf(file, "%s,%ld,%zu,%s,%s,%s,%zu,%.6f,%.6f,", methods[c->method].name, c->seed,
+                    r->stage, all->files[i].name, all->role[i], all->split, s->tokens, s->loss, s->bpb);
+            if (r != all->results) fprintf(file, "%.6f", r->change[i]);
+            if (c->gate != GATE_NONE) fprintf(file, ",%.6f,%.6f,", gate.gate, gate.closed);
+            else fprintf(file, ",,,");
+            if (c->lr > 0) fprintf(file, "%g", c->lr);
+            if (c->local != LOCAL_NONE) fprintf(file, ",%g,%g,%g,", c->alpha, c->p, c->q);
+            else fprintf(file, ",,%g,,", c->p);
+            fprintf(file, "%zu,%.1f\n", r->trained, r->seconds);
+        }
+    output_close(file);
 }
 
-// The end of a training: m's extension or, if it has none, the model is saved, and the state not needed any more.
-static void save_trained(Model *m, Loader *loader, char *state) {
-    if (m->n_extensions) extension_save(m, opt.out);
-    else model_save(m, opt.out);
-    remove(state);
-    printf("%s written\n", opt.out);
-    free(state);
-    loader_free(loader);
+// Prints all results, in 80 columns: of every domain the loss and its change; of up to three domains
+// also how many of a hundred gates are closed.
+static void results_print(const Results *all) {
+    const bool closed = all->n_files <= 3;
+    printf("%-8s %9s", "method", "trained");
+    for (size_t i = 0; i < all->n_files; i++) printf(" | %-6.6schange", all->files[i].name);
+    printf("%s\n", closed ? " | closed%" : "");
+    for (const Result *r = all->results; r < all->results + all->count; r++) {
+        printf("%-8s %8.3fM", methods[r->config.method].name, 1e-6 * (double)r->trained);
+        for (size_t i = 0; i < all->n_files; i++) printf(" | %5.3f %+6.3f", r->at[i].loss, r->change[i]);
+        for (size_t i = 0; closed && i < all->n_files && r->config.gate != GATE_NONE; i++)
+            printf("%s%4.0f", i ? "" : " |", 100 * r->at[i].gates[r->stage - 1].closed);
+        printf("\n");
+    }
+}
+
+static void print_bytes(const Model *m, int token) {
+    size_t length;
+    const char *bytes = tokenizer_bytes(m->tokenizer, token, &length);
+    fwrite(bytes, 1, length, stdout);
+}
+
+// Continues tokens by n more at most, and prints each as it is drawn; stops at an end of text if
+// `stop`. Returns how many were drawn.
+static long continue_text(const Model *m, const int *tokens, size_t count, long n, double temperature,
+                          long seed, bool stop) {
+    Random random = random_stream((uint64_t)seed, FOR_SAMPLING);
+    Sampler s = sampler_new(m, tokens, count, temperature, random);
+    long drawn = 0;
+    for (; drawn < n && !interrupted; drawn++) {
+        const int token = sampler_next(&s);
+        if (stop && token == m->tokenizer->size - 1) break;
+        print_bytes(m, token);
+        fflush(stdout);
+    }
+    sampler_free(&s);
+    return drawn;
+}
+
+// Prints the first words of a file and how a model continues them, on one line.
+static void print_sample(const Model *m, const Tokens *file, long seed) {
+    enum { FEWEST = 4, MOST = 16 };  // tokens of the file, to the end of a word
+    int prompt[MOST + 1] = {m->tokenizer->size - 1};
+    size_t count = 1, length;
+    printf("%9s %.8s: ", "", file->name);
+    for (; count <= MOST && count < file->count; count++) {
+        const int token = prompt[count] = file->ids[count - 1];
+        if (count > FEWEST && *tokenizer_bytes(m->tokenizer, token, &length) == ' ') break;
+        print_bytes(m, token);
+    }
+    printf(" |");
+    continue_text(m, prompt, count, 40, 0.5, seed, true);
+    printf("\n");
+}
+
+// The methods of --methods. They and their settings are checked before anything is trained.
+static size_t methods_choose(const Settings *s, long chosen[METHODS]) {
+    size_t count = 0;
+    int uses = 0;
+    for (const char *name = s->methods; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
+        char one[32];
+        snprintf(one, sizeof one, "%.*s", (int)min_size(strcspn(name, ","), sizeof one - 1), name);
+        const int method = choice_index(METHOD_NAMES, '|', one);
+        if (method <= BACKBONE)
+            die("method %s: not known, expected %s", one, strchr(METHOD_NAMES, '|') + 1);
+        for (size_t i = 0; i < count; i++)
+            if (chosen[i] == method) die("--methods %s: %s is there twice", s->methods, one);
+        train_config(s, method);
+        uses |= methods[method].uses;
+        chosen[count++] = method;
+    }
+    settings_check(s, s->methods, uses);
+    return count;
+}
+
+// Has model m trained by c, adds its results, and shows it at work.
+static void run_stage(const Settings *s, Results *all, Model *m, const TrainConfig *c, Loader *loader,
+                      size_t stage, const char *name) {
+    char *path = join(s->out, "/", name), *csv = join(s->out, "/", "results.csv");
+    const double seconds = learn(s, m, c, loader, path);
+    result_add(all, m, c, stage, seconds, NULL);
+    results_write(all, csv);
+    for (size_t i = 0; i < all->n_files; i++) print_sample(m, &all->files[i], c->seed);
+    printf("\n");
+    free(path), free(csv);
+}
+
+// A method teaches m the new domains, one after the other: each is an old one to those behind it.
+static void run_method(const Settings *s, Results *all, Model *m, long method, const Tokens *texts) {
+    const TrainConfig c = train_config(s, method);
+    const bool whole = methods[method].uses & SET_BACKBONE, chain = all->n_files - all->n_known > 1;
+    Loader loader = {.n_old = 0};
+    for (size_t i = 0; i < all->n_files; i++) {
+        const size_t stage = i < all->n_known ? 0 : i - all->n_known + 1;
+        char name[128];
+        loader.new = texts[i];
+        snprintf(name, sizeof name, "%s%s%s%s", methods[method].name, chain ? "-" : "",
+                 chain ? texts[i].name : "", whole ? "" : ".safetensors");
+        if (stage) run_stage(s, all, m, &c, &loader, stage, name);
+        if (stage || !strcmp(all->role[i], "old")) loader.old[loader.n_old++] = texts[i];
+    }
     model_free(m);
 }
 
-// Trains a backbone and saves its folder.
-static void command_pretrain(void) {
-    if (!opt.out) die("pretrain: -o FOLDER is missing");
-    Tokenizer *tokenizer = tokenizer_load(opt.data);
-    Loader loader = loader_open(NULL, opt.domain, tokenizer, (size_t)opt.context);
-    Model *m = model_new(&loader.new, tokenizer);
-    char *state = join(opt.out, "", ".state");
-    make_folders(opt.out, true);
-    print_settings("pretrain", m);
-    pretrain(m, &loader, state);
-    save_trained(m, &loader, state);
+// The experiment: a backbone of the known domains, extended from the same weights with the same data
+// by each method, to one new domain or several.
+static void command_run(Settings *s) {
+    static Results all;
+    Tokens texts[MAX_DOMAINS];
+    long chosen[METHODS];
+    const size_t n_chosen = methods_choose(s, chosen), least = (size_t)s->train.seq_len + 1;
+    if (!s->out) s->out = "out";
+    if (!s->known) s->known = s->old;
+    Tokenizer *tokenizer = tokenizer_load(s->data);
+    char *domains = join(s->known, ",", s->new), *backbone = join(s->out, "/", "backbone");
+    all.split = s->split;
+    all.n_files = domains_load(texts, MAX_DOMAINS, s->data, domains, "train", tokenizer, least);
+    domains_load(all.files, MAX_DOMAINS, s->data, domains, s->split, tokenizer, 2);
+    for (const char *c = s->known; c; c = strchr(c + 1, ',')) all.n_known++;
+    for (size_t i = 0; i < all.n_files; i++)
+        all.role[i] = i >= all.n_known ? "new"
+                    : choice_index(s->old, ',', texts[i].name) < 0 ? "known" : "old";
+    Model *m = backbone_new(s, texts, all.n_known, tokenizer);
+    make_folders(backbone, true);
+    print_settings("run", s, m);
+    size_t unseen = 0;
+    for (size_t v = 0; v < m->dims.vocab; v++) unseen += m->unseen[v];
+    printf("data: %s; training tokens:", s->data);
+    for (size_t i = 0; i < all.n_files; i++)
+        printf(" %s %.3fM%s", texts[i].name, 1e-6 * (double)texts[i].count,
+               i + 1 < all.n_files ? "," : "");
+    printf("; %zu of the vocabulary never occur in %s\n\n", unseen, s->known);
+
+    const TrainConfig c = train_config(s, BACKBONE);
+    Loader loader = {.new = tokens_join(texts, all.n_known)};
+    run_stage(s, &all, m, &c, &loader, 0, "backbone");
+    model_free(m);
+    for (size_t i = 0; i < n_chosen; i++)
+        run_method(s, &all, model_load(backbone), chosen[i], texts);
+    results_print(&all);
+    printf("in nats a token; change: since the domain was learnt or, before that, since the backbone"
+           "\n\n%s/results.csv written\n", s->out);
+    tokens_free(texts, all.n_files), tokens_free(all.files, all.n_files), free(loader.new.ids);
+    free(backbone), free(domains);
 }
 
-// Loads -i and every -x. Without --context, opt.context becomes the model's.
-static Model *model_of_options(void) {
-    Model *m = model_load(opt.in);
-    for (int i = 0; opt.extension[i]; i++) extension_load(m, opt.extension[i]);
-    if ((size_t)opt.context > m->dims.context) die("--context %ld: the model has %zu positions", opt.context, m->dims.context);
-    if (!opt.context) opt.context = (long)m->dims.context;
+// Loads -i and every -x. Without --context, seq_len becomes the model's.
+static Model *model_of_settings(Settings *s) {
+    Model *m = model_load(s->in);
+    for (int i = 0; i < MAX_EXTENSIONS && s->extensions[i]; i++) extension_load(m, s->extensions[i]);
+    const long positions = (long)m->dims.positions;
+    if (s->train.seq_len > positions)
+        die("--context %ld: the model has %ld positions", s->train.seq_len, positions);
+    if (!s->train.seq_len) s->train.seq_len = positions;
     return m;
 }
 
-// Extends a model by one method and saves the extension; of finetuning, the model.
-static void command_extend(void) {
-    const Method *method = method_find(opt.method, strlen(opt.method));
-    if (!opt.out) die("extend: -o is missing: the file (finetune: the folder) to write");
-    if (!(method->sets & SET_ADAPTER)
-        && (opt.gate || opt.gate_from || opt.local || opt.init || opt.hidden || !isnan(opt.alpha) || opt.negatives))
-        die("--method %s: --gate, --gate-from, --local, --init, --alpha, --hidden and --negatives are for adapter and neutral",
-            method->name);
-    if (!strcmp(method->name, "naive") && !isnan(opt.p)) die("--method naive: --p is not for it, its p is 0");
-    if (!(method->sets & SET_LORA) && opt.rank) die("--method %s: --rank is for lora", method->name);
-    Model *m = model_of_options();
-    if (method->sets == SET_BACKBONE && m->n_extensions) die("--method %s: the model cannot have extensions (-x)", method->name);
-    Loader loader = loader_open(opt.old, opt.new, m->tokenizer, (size_t)opt.context);
-    if (opt.negatives)
-        loader.n_negative = domains_load(loader.negative, opt.data, opt.negatives, "train", m->tokenizer, (size_t)opt.context);
-    char *state = join(opt.out, "", ".state");
-    make_folders(opt.out, method->sets == SET_BACKBONE);
-    print_settings("extend", m);
-    extend(m, method, &loader, true, state);
-    save_trained(m, &loader, state);
-}
-
-// A figure for a csv field: nothing where there is none.
-static void csv_number(FILE *file, const char *format, double x) {
-    fputc(',', file);
-    if (!isnan(x)) fprintf(file, format, x);
-}
-
-// How well whole files are predicted, and how far the gates open on them.
-static void command_eval(void) {
-    Model *m = model_of_options();
-    Tokens files[MAX_DOMAINS];
-    const size_t count = domains_load(files, opt.data, opt.domains, opt.split, m->tokenizer, 1);
-    const size_t gates = m->n_extensions ? m->n_extensions : 1;
-    FILE *csv = NULL;
-    if (opt.csv) {
-        make_folders(opt.csv, false);
-        csv = output_open(opt.csv);
-        fprintf(csv, "domain,split,tokens,loss,perplexity,bpb%s", gates == 1 ? ",gate,closed" : "");
-        for (size_t e = 1; e <= gates && gates > 1; e++) fprintf(csv, ",gate_%zu,closed_%zu", e, e);
-        fputc('\n', csv);
+// Trains a backbone, or extends a model by one method.
+static void command_train(Settings *s, bool pretrain) {
+    const long method = pretrain ? BACKBONE : s->train.method;
+    const bool whole = methods[method].uses & SET_BACKBONE;
+    Tokens texts[MAX_DOMAINS];
+    Loader loader = {.n_old = 0};
+    if (!s->out) die("-o is missing: the %s to write", whole ? "folder" : "file");
+    if (!pretrain && method == BACKBONE) die("--method backbone: nr pretrain does that");
+    settings_check(s, methods[method].name, methods[method].uses);
+    Model *m = pretrain ? NULL : model_of_settings(s);
+    Tokenizer *tokenizer = pretrain ? tokenizer_load(s->data) : m->tokenizer;
+    const TrainConfig c = train_config(s, method);
+    const size_t least = (size_t)c.seq_len + 1;
+    const char *learnt = !pretrain ? s->new : s->known ? s->known : s->old;
+    const size_t n = domains_load(texts, MAX_DOMAINS, s->data, learnt, "train", tokenizer, least);
+    loader.new = tokens_join(texts, n);
+    if (pretrain) m = backbone_new(s, texts, n, tokenizer);
+    else {
+        if (whole && m->n_extensions)
+            die("--method %s: the model cannot have extensions (-x)", methods[method].name);
+        loader.n_old = domains_load(loader.old, MAX_DOMAINS, s->data, s->old, "train", tokenizer, least);
+        loader.n_penalty_only = domains_load(loader.penalty_only, MAX_DOMAINS, s->data, s->negatives,
+                                             "train", tokenizer, least);
     }
-    print_settings("eval", m);
-    printf("\n%-8s %10s %9s %11s %10s", opt.split, "tokens", "nats", "perplexity", "bits/byte");
-    for (size_t e = 0; e < gates; e++) printf(" %8s %7s", "gate", "closed");
-    printf("\n");
-    for (size_t i = 0; i < count; i++) {
-        const Score s = evaluate(m, &files[i], (size_t)opt.context, NULL);
-        printf("%-8s %10zu %9.4f %11.3f %10.4f", files[i].domain, s.tokens, s.loss, exp(s.loss), s.bpb);
-        if (csv) fprintf(csv, "%s,%s,%zu,%.6f,%.6f,%.6f", files[i].domain, opt.split, s.tokens, s.loss, exp(s.loss), s.bpb);
-        for (size_t e = 0; e < gates; e++) {
-            const GateScore g = s.gates[e];
-            if (isnan(g.gate)) printf(" %8s %7s", "-", "-");
-            else printf(" %8.3f %6.1f%%", g.gate, 100 * g.closed);
-            if (csv) csv_number(csv, "%.6f", g.gate), csv_number(csv, "%.6f", g.closed);
+    make_folders(s->out, whole);
+    print_settings(pretrain ? "pretrain" : "extend", s, m);
+    learn(s, m, &c, &loader, s->out);
+    printf("%s written\n", s->out);
+    tokens_free(loader.old, loader.n_old), tokens_free(texts, n), free(loader.new.ids);
+    tokens_free(loader.penalty_only, loader.n_penalty_only);
+    model_free(m);
+}
+
+static void command_pretrain(Settings *s) { command_train(s, true); }
+static void command_extend(Settings *s) { command_train(s, false); }
+
+// Prints how well whole files are predicted and, layer by layer, how far the gates open on them.
+static void command_eval(Settings *s) {
+    static Results all;
+    Model *m = model_of_settings(s);
+    const size_t L = m->dims.layers, E = m->n_extensions;
+    TrainConfig c = E ? last_extension(m)->config : initial.train;
+    c.method = E ? c.method : BACKBONE;
+    c.seq_len = s->train.seq_len;
+    all.split = s->split;
+    all.n_files = domains_load(all.files, MAX_DOMAINS, s->data, s->domains, s->split, m->tokenizer, 2);
+    for (size_t i = 0; i < all.n_files; i++) all.role[i] = "";
+    if (s->csv) make_folders(s->csv, false);
+    print_settings("eval", s, m);
+    GateScore *gates = allocate(all.n_files * E * L, sizeof *gates);
+    const Result *r = result_add(&all, m, &c, E, 0, gates);
+    printf("\n%-8s %10s %9s %11s %10s\n", s->split, "tokens", "nats", "perplexity", "bits/byte");
+    for (size_t i = 0; i < all.n_files; i++)
+        printf("%-8s %10zu %9.4f %11.3f %10.4f\n", all.files[i].name, r->at[i].tokens, r->at[i].loss,
+               exp(r->at[i].loss), r->at[i].bpb);
+    for (size_t k = 0; k < E * (L + 1); k++) {
+        const size_t e = k / (L + 1), l = k % (L + 1);
+        if (!(m->extension[e]->sets & SET_ADAPTER)) continue;
+        if (l == 0) printf("\nextension %zu: mean gate, closed, |residue| on each domain\n", e + 1);
+        if (l < L) printf("layer %-3zu", l + 1);
+        else printf("all      ");
+        for (size_t i = 0; i < all.n_files; i++) {
+            const GateScore g = l < L ? gates[(i * E + e) * L + l] : r->at[i].gates[e];
+            printf(" | %.8s %.4f %5.1f%% %.5f", all.files[i].name, g.gate, 100 * g.closed, g.residue);
         }
         printf("\n");
-        if (csv) fputc('\n', csv);
-        free(files[i].ids);
     }
-    if (csv) output_close(csv);
+    if (s->csv) results_write(&all, s->csv);
+    tokens_free(all.files, all.n_files), free(gates);
     model_free(m);
 }
 
 // Continues a text.
-static void command_sample(void) {
-    Model *m = model_of_options();
+static void command_sample(Settings *s) {
+    Model *m = model_of_settings(s);
     size_t count;
-    int *prompt = tokenizer_encode(m->tokenizer, opt.prompt, strlen(opt.prompt), &count);
+    int *prompt = tokenizer_encode(m->tokenizer, s->prompt, strlen(s->prompt), &count);
     const int end = m->tokenizer->size - 1;
-    printf("%s", opt.prompt);
+    printf("%s", s->prompt);
     const double start = now();
-    const size_t drawn = sample(m, count ? prompt : &end, count ? count : 1, (size_t)opt.count, opt.temperature,
-                                (uint64_t)opt.seed, false);
+    const long drawn = continue_text(m, count ? prompt : &end, count ? count : 1, s->count,
+                                     s->temperature, s->train.seed, false);
     printf("\n");
-    fprintf(stderr, "[%zu tokens, %.0f tokens/s]\n", drawn, (double)drawn / (now() - start));
+    fprintf(stderr, "[%ld tokens, %.0f tokens/s]\n", drawn, (double)drawn / (now() - start));
     free(prompt);
     model_free(m);
 }
 
-// A token as one line of text: what is not printable becomes a dot.
-static void print_token(const Model *m, int token) {
-    size_t length;
-    const char *bytes = tokenizer_bytes(m->tokenizer, token, &length);
-    for (size_t i = 0; i < length; i++) putchar((unsigned char)bytes[i] < 32 || bytes[i] == 127 ? '.' : bytes[i]);
+// Prints bytes as text on one line: what is no character that can be printed becomes a dot.
+static void print_visible(const char *bytes, size_t size) {
+    for (size_t i = 0, length; i < size; i += length) {
+        uint32_t code = 0;
+        length = (size_t)utf8_decode(bytes + i, size - i, &code);
+        if (code < 32 || code == 127) putchar('.'), length = 1;
+        else fwrite(bytes + i, 1, length, stdout);
+    }
 }
 
-// The text, and how far extension e's gates open at each token: on a terminal each token shaded by the mean over the
-// layers, from closed (as it is) to twice open (orange); elsewhere a line a token, with the gate of every layer.
-static void print_gates(const Model *m, const Activations *a, const int *tokens, size_t count, size_t e) {
-    static const int shades[] = {230, 229, 222, 215, 208};  // of the 256 colours of terminals: pale yellow to orange
+// Prints a text and how far extension e's gates open, in the mean over the layers: on a terminal each
+// token shaded from closed (as it is) to twice open (orange), elsewhere a line for each. Tokens that
+// share a character are shown together.
+static void print_gates(const Model *m, const Activations *a, const int *tokens, size_t count,
+                        size_t e) {
+    static const int shades[] = {230, 229, 222, 215, 208};  // of terminals' 256: pale yellow to orange
     enum { SHADES = sizeof shades / sizeof *shades };
     const bool terminal = isatty(STDOUT_FILENO);
+    const size_t L = m->dims.layers;
+    char text[1024];
+    double mean = 0;
+    size_t size = 0, length, together = 0;
     if (m->n_extensions > 1) printf("extension %zu\n", e + 1);
-    if (!terminal) printf("%-6s %-6s %s\n", "gate", "layers", "token");
     for (size_t t = 0; t < count; t++) {
-        double mean = 0;
-        for (size_t l = 0; l < m->dims.layers; l++)
-            mean += (double)residue_at(m, a, e, l).gate[t] / (double)m->dims.layers;
-        if (terminal) {
-            if (mean > 0) printf("\033[30;48;5;%dm", shades[mean < 2 ? (int)(mean * SHADES / 2) : SHADES - 1]);
-            print_token(m, tokens[t]);
-            printf("\033[0m");
+        const char *bytes = tokenizer_bytes(m->tokenizer, tokens[t], &length);
+        length = min_size(length, sizeof text - size);
+        memcpy(text + size, bytes, length);
+        size += length;
+        together++;
+        for (size_t l = 0; l < L; l++) mean += (double)residue_at(m, a, e, l).gate[t] / (double)L;
+        if (t + 1 < count && (*tokenizer_bytes(m->tokenizer, tokens[t + 1], &length) & 0xc0) == 0x80)
             continue;
-        }
-        printf("%.3f ", mean);
-        for (size_t l = 0; l < m->dims.layers; l++) printf(" %.3f", (double)residue_at(m, a, e, l).gate[t]);
-        printf("  ");
-        print_token(m, tokens[t]);
-        printf("\n");
+        mean /= (double)together;
+        if (!terminal) printf("%.3f  ", mean);
+        else if (mean > 0)
+            printf("\033[30;48;5;%dm", shades[mean < 2 ? (int)(mean * SHADES / 2) : SHADES - 1]);
+        print_visible(text, size);
+        printf(terminal ? "\033[0m" : "\n");
+        size = together = 0, mean = 0;
     }
     if (terminal) printf("\n");
 }
 
-// A mixed text shows the gates switch; below it, how they behave on whole files.
-static void command_gates(void) {
-    Model *m = model_of_options();
-    const size_t L = m->dims.layers;
+// Shows on a text where the gates open.
+static void command_gates(Settings *s) {
+    Model *m = model_of_settings(s);
+    size_t count;
     for (size_t e = 0; e < m->n_extensions; e++)
-        if (!(m->extension[e]->sets & SET_GATE)) die("%s: has no gates", opt.extension[e]);
+        if (!(m->extension[e]->sets & SET_GATE)) die("%s: has no gates", s->extensions[e]);
     if (!m->n_extensions) die("gates: -x FILE is missing: the extension whose gates are shown");
-    if (!*opt.prompt && !opt.data) die("gates: expected a text, or --data");
-    if (*opt.prompt) {
-        size_t count;
-        int *tokens = tokenizer_encode(m->tokenizer, opt.prompt, strlen(opt.prompt), &count);
-        if (count > m->dims.context)
-            die("the text has %zu tokens, the model's context %zu", count, m->dims.context);
-        Activations a = activations_allocate(m, 1, count, 1, NULL, false);
-        model_forward(m, &a, tokens, 1, count, 0);
-        for (size_t e = 0; e < m->n_extensions; e++) print_gates(m, &a, tokens, count, e);
-        activations_free(&a);
-        free(tokens);
-    }
-    Tokens files[MAX_DOMAINS];
-    const size_t n_files = opt.data ? domains_load(files, opt.data, opt.domains, opt.split, m->tokenizer, 1) : 0;
-    GateScore *layers = allocate(m->n_extensions * L, sizeof *layers);
-    for (size_t i = 0; i < n_files; i++) {
-        const Score s = evaluate(m, &files[i], (size_t)opt.context, layers);
-        printf("\n%s: %.4f nats a token; %.4f in the first eighth of a window, %.4f in its last half\nlayer", files[i].domain,
-               s.loss, s.early, s.late);
-        for (size_t e = 0; e < m->n_extensions; e++) printf(" | mean gate  closed |residue|");
-        for (size_t l = 0; l <= L; l++) {
-            if (l < L) printf("\n%-5zu", l + 1);
-            else printf("\nall  ");
-            for (size_t e = 0; e < m->n_extensions; e++) {
-                const GateScore g = l < L ? layers[e * L + l] : s.gates[e];
-                printf(" | %9.4f %6.1f%% %9.5f", g.gate, 100 * g.closed, g.residue);
-            }
-        }
-        printf("\n");
-        free(files[i].ids);
-    }
-    free(layers);
+    if (!*s->prompt) die("gates: expected a text");
+    int *tokens = tokenizer_encode(m->tokenizer, s->prompt, strlen(s->prompt), &count);
+    if (count > m->dims.positions)
+        die("the text has %zu tokens, the model's context %zu", count, m->dims.positions);
+    Activations a = activations_new(m, 1, count, 1, NULL, false);
+    model_forward(m, &a, tokens, 1, count, 0);
+    for (size_t e = 0; e < m->n_extensions; e++) print_gates(m, &a, tokens, count, e);
+    activations_free(&a);
+    free(tokens);
     model_free(m);
 }
 
-// What the experiment finds of a model that has learnt the languages 0 (by pretraining) to `stage`; at: how well it does in
-// each of all languages.
-typedef struct {
-    const char *method;
-    size_t stage, trained;
-    double lr, alpha, p, seconds;
-    char *state;                   // where its training is kept until all is done
-    Score at[MAX_DOMAINS];
-} Result;
-
-enum { MAX_METHODS = 16 };
-
-typedef struct {
-    Tokens text[MAX_DOMAINS], files[MAX_DOMAINS];  // to train and to evaluate on, by language
-    size_t languages, count;
-    Result results[1 + MAX_METHODS * MAX_DOMAINS];  // the backbone first, then the stages of each method
-} Experiment;
-
-// How the loss of a language has changed since the method of result r learnt it; before that, since the backbone.
-static double change(const Experiment *x, const Result *r, size_t language) {
-    const Result *since = language && r->stage > language ? r - (r->stage - language) : x->results;
-    return r->at[language].loss - since->at[language].loss;
-}
-
-// The csv of a single new language: a line a method.
-static void write_results(const char *path, const Experiment *x) {
-    FILE *file = output_open(path);
-    fprintf(file, "method,lr,seed,trainable_params,old_loss,new_loss,old_bpb,new_bpb,"
-                  "gate_old,gate_new,closed_old,closed_new,alpha,p,new_rows,seconds\n");
-    for (const Result *r = x->results; r < x->results + x->count; r++) {
-        fprintf(file, "%s,%g,%ld,%zu,%.6f,%.6f,%.6f,%.6f", r->method, r->lr, opt.seed, r->trained, r->at[0].loss,
-                r->at[1].loss, r->at[0].bpb, r->at[1].bpb);
-        for (int i = 0; i < 2; i++) csv_number(file, "%.6f", r->at[i].gates[0].gate);
-        for (int i = 0; i < 2; i++) csv_number(file, "%.6f", r->at[i].gates[0].closed);
-        csv_number(file, "%g", r->alpha);
-        csv_number(file, "%g", r->p);
-        fprintf(file, ",%ld,%.1f\n", opt.new_rows, r->seconds);
-    }
-    output_close(file);
-}
-
-// The csv of a chain of languages: a line for every stage of a method and language.
-static void write_chain(const char *path, const Experiment *x) {
-    FILE *file = output_open(path);
-    fprintf(file, "method,seed,stage,language,loss,bpb,forgets\n");
-    for (const Result *r = x->results; r < x->results + x->count; r++)
-        for (size_t i = 0; i < x->languages; i++) {
-            fprintf(file, "%s,%ld,%s,%s,%.6f,%.6f", r->method, opt.seed, x->files[r->stage].domain, x->files[i].domain,
-                    r->at[i].loss, r->at[i].bpb);
-            csv_number(file, "%.6f", r->stage > i ? change(x, r, i) : (double)NAN);
-            fputc('\n', file);
-        }
-    output_close(file);
-}
-
-// The table, 80 columns, from a result on: of every language the loss in nats and its change; of a single new one also bits a
-// byte, the mean gate and the share of closed ones in both.
-static void print_table(const Experiment *x, size_t first) {
-    const bool chain = x->languages > 2;
-    printf("%-8s %9s", "method", chain ? "learnt" : "trained");
-    for (size_t i = 0; i < x->languages; i++) printf(" | %-5.5s change%s", x->files[i].domain, chain ? "" : " bits/B");
-    printf("%s\n", chain ? "" : " | gates   closed%");
-    for (const Result *r = x->results + first; r < x->results + x->count; r++) {
-        if (chain) printf("%-8s %9.9s", r->method, x->files[r->stage].domain);
-        else printf("%-8s %8.3fM", r->method, 1e-6 * (double)r->trained);
-        for (size_t i = 0; i < x->languages; i++) {
-            printf(" | %5.3f %+6.3f", r->at[i].loss, change(x, r, i));
-            if (!chain) printf("  %5.3f", r->at[i].bpb);
-        }
-        const GateScore *old = r->at[0].gates, *new = r->at[1].gates;
-        if (!chain && !isnan(old->gate))
-            printf(" | %3.1f %3.1f %3.0f %3.0f", old->gate, new->gate, 100 * old->closed, 100 * new->closed);
-        printf("\n");
-    }
-}
-
-// The first words of a file, and how a model continues them, on one line.
-static void print_sample(const Model *m, const Tokens *file) {
-    enum { FEWEST = 4, MOST = 16 };  // tokens of the file, to the end of a word
-    int prompt[MOST + 1] = {m->tokenizer->size - 1};
-    size_t count = 1, length;
-    printf("%9s %.8s: ", "", file->domain);
-    for (; count <= MOST && count < file->count; count++) {
-        const char *bytes = tokenizer_bytes(m->tokenizer, file->ids[count - 1], &length);
-        if (count > FEWEST && bytes[0] == ' ') break;
-        fwrite(bytes, 1, length, stdout);
-        prompt[count] = file->ids[count - 1];
-    }
-    printf(" |");
-    sample(m, prompt, count, 40, 0.5, (uint64_t)opt.seed, true);
-    printf("\n");
-}
-
-// Evaluates m, adds it to the results and the csv, and shows it at work.
-static void result_add(Experiment *x, Result r, const Model *m) {
-    const Extension *own = m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
-    const bool chain = x->languages > 2;
-    char *csv = join(opt.out, "/", chain ? "chain.csv" : "results.csv");
-    r.trained = own ? own->w.size : m->w.size;
-    r.alpha = own && own->local != LOCAL_NONE ? own->alpha : (double)NAN;
-    for (size_t i = 0; i < x->languages; i++) r.at[i] = evaluate(m, &x->files[i], (size_t)opt.context, NULL);
-    x->results[x->count++] = r;
-    if (chain) write_chain(csv, x);
-    else write_results(csv, x);
-    for (size_t i = 0; i < x->languages; i++) print_sample(m, &x->files[i]);
-    printf("\n");
-    if (chain) print_table(x, x->count - 1), printf("\n");
-    free(csv);
-}
-
-// The experiment: a backbone of the old language, extended from the same weights with the same data by each method; to
-// several new languages one after the other, all before being old ones.
-static void command_run(void) {
-    static Experiment x;
-    const Method *chosen[MAX_METHODS];
-    size_t n_chosen = 0, unseen = 0;
-    for (const char *name = opt.methods; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
-        if (n_chosen == MAX_METHODS) die("--methods: more than %d", MAX_METHODS);
-        chosen[n_chosen++] = method_find(name, strcspn(name, ","));
-    }
-    if (!opt.out) opt.out = "out";
-    if (strchr(opt.old, ',')) die("--old %s: run takes one old domain", opt.old);
-    Tokenizer *tokenizer = tokenizer_load(opt.data);
-    char *languages = join(opt.old, ",", opt.new), *backbone = join(opt.out, "/", "backbone");
-    x.languages = domains_load(x.text, opt.data, languages, "train", tokenizer, (size_t)opt.context);
-    domains_load(x.files, opt.data, languages, opt.split, tokenizer, 1);
-    Model *m = model_new(&x.text[0], tokenizer);
-    make_folders(backbone, true);
-    print_settings("run", m);
-    printf("data: %s; training tokens:", opt.data);
-    for (size_t i = 0; i < x.languages; i++)
-        printf("%s %s %.3fM", i ? "," : "", x.text[i].domain, 1e-6 * (double)x.text[i].count);
-    for (size_t v = 0; v < m->dims.vocab; v++) unseen += m->unseen[v];
-    printf("; %zu of the vocabulary never occur in %s\n\n", unseen, opt.old);
-
-    // A training's last state stays until all is done: --resume takes finished ones from there.
-    Loader loader = {.new = x.text[0], .seed = (uint64_t)opt.seed, .random = random_stream((uint64_t)opt.seed, FOR_LOADER)};
-    Result r = {.method = "backbone", .lr = opt.pretrain_lr, .p = NAN, .state = join(backbone, "", ".state")};
-    r.seconds = pretrain(m, &loader, r.state);
-    model_save(m, backbone);
-    result_add(&x, r, m);
-    model_free(m);
-    for (size_t i = 0; i < n_chosen; i++) {
-        const Method *method = chosen[i];
-        m = model_load(backbone);
-        for (size_t stage = 1; stage < x.languages; stage++) {
-            const bool chain = x.languages > 2;
-            char *name = chain ? join(method->name, "-", x.text[stage].domain) : join(method->name, "", "");
-            char *path = join(opt.out, "/", name), *file = join(path, "", ".safetensors");
-            memcpy(loader.old, x.text, stage * sizeof *x.text);
-            loader.n_old = stage;
-            loader.new = x.text[stage];
-            loader.random = random_stream((uint64_t)opt.seed, FOR_LOADER);
-            r = (Result){.method = method->name, .stage = stage, .lr = isnan(opt.lr) ? method->lr : opt.lr,
-                         .state = join(path, "", ".state")};
-            r.seconds = extend(m, method, &loader, !strcmp(method->name, "neutral"), r.state);
-            r.p = loader.p;
-            result_add(&x, r, m);
-            if (chain && method->sets == SET_LORA) lora_merge(m);
-            if (m->n_extensions) extension_save(m, file);
-            else make_folders(path, true), model_save(m, path);
-            free(name), free(path), free(file);
-        }
-        model_free(m);
-    }
-    print_table(&x, 0);
-    printf("in nats a token; change: since the language was learnt or, before that, since the backbone\n");
-    printf("\n%s/%s written\n", opt.out, x.languages > 2 ? "chain.csv" : "results.csv");
-    for (size_t i = 0; i < x.count; i++) remove(x.results[i].state), free(x.results[i].state);
-    for (size_t i = 0; i < x.languages; i++) free(x.text[i].ids), free(x.files[i].ids);
-    free(backbone), free(languages);
-}
-
-static const struct { const char *name; int command; void (*run)(void); const char *about, *example; } commands[] = {
-    {"run", RUN, command_run, "pretrain on the old domain, extend to the new one by each method, compare (the default)",
+static const struct {
+    const char *name;
+    void (*run)(Settings *s);
+    const char *about, *example;
+} commands[] = {  // in the order of their bits
+    {"run", command_run, "train a backbone, extend it by each method, compare (the default)",
      "nr run --data data/multi30k --old en --new fr"},
-    {"pretrain", PRETRAIN, command_pretrain, "train a backbone", "nr pretrain --data data/multi30k --domain en -o models/en"},
-    {"extend", EXTEND, command_extend, "teach a model a new domain by one method",
+    {"pretrain", command_pretrain, "train a backbone",
+     "nr pretrain --data data/multi30k --known en -o models/en"},
+    {"extend", command_extend, "teach a model a new domain by one method",
      "nr extend -i models/en --data data/multi30k --old en --new fr -o fr.safetensors"},
-    {"eval", EVAL, command_eval, "loss, perplexity and bits per byte over whole files",
+    {"eval", command_eval, "losses and gates on whole files",
      "nr eval -i models/en -x fr.safetensors --data data/multi30k --domains en,fr"},
-    {"gates", GATES, command_gates, "where, token by token, the gates of an extension open",
+    {"sample", command_sample, "continue a text",
+     "nr sample -i models/en -x fr.safetensors -n 40 \"Un homme\""},
+    {"gates", command_gates, "where, token by token, the gates of an extension open",
      "nr gates -i models/en -x fr.safetensors \"A man who sings. Un homme qui chante.\""},
-    {"sample", SAMPLE, command_sample, "continue a text", "nr sample -i models/en -x fr.safetensors -p \"Un homme\" -n 40"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
-// Prints words after a heading, `indent` columns wide, in lines of at most 80 columns.
-static void print_wrapped(const char *heading, size_t indent, const char *text) {
-    size_t at = indent;
-    printf("%-*s", (int)indent, heading);
-    for (size_t length; *text; text += length + (text[length] == ' ')) {
-        length = strcspn(text, " ");
-        if (at > indent && at + 1 + length > 80) printf("\n%*s", (int)indent, ""), at = indent;
-        at += (size_t)printf("%s%.*s", at > indent ? " " : "", (int)length, text);
-    }
-    printf("\n");
-}
-
-// The manual of a command; of all of them, if command is 0.
-static void print_help(int command) {
-    if (!command) printf("nr: teach a GPT a new language without forgetting the old one (neutral residues)\n\n");
-    for (int i = 0; i < COMMANDS; i++) {
-        char heading[32];
-        snprintf(heading, sizeof heading, command ? "nr %s: " : "  nr %-9s ", commands[i].name);
-        if (!command || commands[i].command == command) print_wrapped(heading, strlen(heading), commands[i].about);
-        if (commands[i].command == command) printf("\n  %s\n\n", commands[i].example);
-    }
-    if (!command) {
+// Prints the manual of command c; of none: what commands there are.
+static void print_help(int c) {
+    if (c < 0) {
+        printf("nr: teach a GPT a new language without forgetting the old one (neutral residues)\n\n");
+        for (int i = 0; i < COMMANDS; i++) printf("  nr %-9s %s\n", commands[i].name, commands[i].about);
         printf("\nnr COMMAND --help lists the options of a command. nr alone is nr run.\n");
         return;
     }
-    for (const Option *o = options; o < options + OPTIONS; o++) {
-        if (!(o->commands & command)) continue;
-        char name[64], value[128] = "", text[512];
-        snprintf(name, sizeof name, "  --%s%s%c", o->name, o->letter ? ", -" : "", o->letter ? o->letter : ' ');
-        if (o->type == 'i' && (double)*(long *)o->value >= o->least) snprintf(value, sizeof value, " [%ld]", *(long *)o->value);
-        else if (o->type == 'r' && !isnan(*(double *)o->value)) snprintf(value, sizeof value, " [%g]", *(double *)o->value);
-        else if (o->type == 's' && *(char **)o->value) snprintf(value, sizeof value, " [%s]", *(char **)o->value);
-        snprintf(text, sizeof text, "%s%s%s%s", o->help, o->choices ? ": " : "", o->choices ? o->choices : "", value);
-        print_wrapped(name, 20, text);
-    }
-    if (!(command & (RUN | EXTEND))) return;
-    printf("\nMethods, and the defaults they set:\n");
-    for (int i = 0; i < METHODS; i++) {
-        const Method *method = &methods[i];
-        printf("  %-9s %s\n            --lr %g --p %g", method->name, method->about, method->lr, method->p);
-        if (method->sets & SET_ADAPTER)
-            printf(" --gate %s --local %s --init %s", gate_names[method->gate], local_names[method->local],
-                   init_names[method->init]);
+    printf("nr %s: %s\n\n  %s\n\n", commands[c].name, commands[c].about, commands[c].example);
+    for (const Setting *o = settings; o < settings + SETTINGS; o++) {
+        char name[64], value[64];
+        if (!(o->commands >> c & 1)) continue;
+        snprintf(name, sizeof name, "--%s%s%.1s %s", o->name, o->letter ? ", -" : "", &o->letter,
+                 o->choices ? o->choices : "");
+        printf("  %-22s %s", name, o->help);
+        if (!o->uses && *setting_text(&initial, o, value)) printf(" [%s]", value);
         printf("\n");
     }
-}
-
-// Checks a value and stores it where the option's entry says.
-static void option_set(const Option *o, const char *value) {
-    char *end;
-    if (o->type == 's' || o->type == 'x') {
-        if (!*value && o->value != &opt.prompt) die("--%s: its value is empty", o->name);
-        if (o->choices && !choice_known(o->choices, value)) die("--%s %s: not known, expected %s", o->name, value, o->choices);
-        if (o->type == 's') { *(const char **)o->value = value; return; }
-        int i = 0;
-        while (((const char **)o->value)[i]) i++;
-        if (i == MAX_EXTENSIONS) die("--%s: given more than %d times", o->name, MAX_EXTENSIONS);
-        ((const char **)o->value)[i] = value;
-        return;
-    }
-    errno = 0;
-    const double x = o->type == 'i' ? (double)strtoll(value, &end, 10) : strtod(value, &end);
-    if (!*value || *end || errno || !(x >= o->least) || !(x <= o->most))
-        die("--%s %s: expected a %s from %.15g to %.15g", o->name, value, o->type == 'i' ? "whole number" : "number",
-            o->least, o->most);
-    if (o->type == 'i') *(long *)o->value = (long)x;
-    else *(double *)o->value = x;
+    if (!(1 << c & (RUN | EXTEND))) return;
+    printf("\nMethods, and the defaults they set:\n");
+    for (int i = NAIVE; i < METHODS; i++)
+        printf("  %-9s %-40s  %s\n", methods[i].name, methods[i].about, methods[i].defaults);
 }
 
 #ifndef NR_LIBRARY
-// Finds the command, sets its options, runs it. Ctrl-C is noted, and seen to where it is safe to stop.
+// Finds the command, reads its settings, runs it. Ctrl-C is noted, and seen to where it is safe.
 int main(int argc, char **argv) {
     program = "nr";
-    int file;  // takes the place of a closed standard stream, or the next file opened would get what is printed
+    int file, c = 0;  // file takes the place of a closed standard stream, which none else shall get
     while ((file = open("/dev/null", O_RDONLY)) >= 0 && file <= STDERR_FILENO) {}
     close(file);
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)(SA_RESETHAND | SA_RESTART)};
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    int c = 0;
-    const bool named = argc > 1 && argv[1][0] != '-';
-    if (named)
-        for (c = 0; c < COMMANDS && strcmp(commands[c].name, argv[1]); c++) {}
-    if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval, gates or sample (nr --help)", argv[1]);
-    if (commands[c].command & LOAD) opt.context = 0;    // the model's
-    if (commands[c].command == GATES) opt.data = NULL;  // no files, unless asked for
-    for (int i = 1 + named; i < argc;) {
-        const char *word = argv[i++];
-        if (!strcmp(word, "--help") || !strcmp(word, "-h")) {
-            print_help(named ? commands[c].command : 0);
-            finish_stdout();
-            return 0;
-        }
-        if (*word != '-' && commands[c].command & (SAMPLE | GATES)) { opt.prompt = word; continue; }
-        const Option *found = NULL;
-        for (int o = 0; o < OPTIONS; o++)
-            if ((options[o].commands & commands[c].command) && ((!strncmp(word, "--", 2) && !strcmp(word + 2, options[o].name))
-                || (word[0] == '-' && word[1] == options[o].letter && word[1] && !word[2]))) found = &options[o];
-        if (!found) die("%s: not an option of %s (nr %s --help lists them)", word, commands[c].name, commands[c].name);
-        if (found->type == 'f') { *(long *)found->value = 1; continue; }
-        if (i == argc) die("%s: a value is missing", word);
-        option_set(found, argv[i++]);
-    }
-    if (opt.threads) omp_set_num_threads((int)opt.threads);
-    commands[c].run();
+    const int named = argc > 1 && argv[1][0] != '-';
+    while (named && c < COMMANDS && strcmp(commands[c].name, argv[1])) c++;
+    if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval, sample or gates "
+                           "(nr --help)", argv[1]);
+    Settings s = initial;
+    if (1 << c & LOAD) s.train.seq_len = 0;  // the model's
+    char **words = argv + 1 + named;
+    const int count = settings_read(&s, settings, SETTINGS, &s.given, 1 << c, commands[c].name,
+                                    argc - 1 - named, words);
+    if (count > 0 && !(1 << c & (SAMPLE | GATES)))
+        die("%s: not an option of %s (nr %s --help)", words[0], commands[c].name, commands[c].name);
+    for (int i = 0; i < count; i++) s.prompt = *s.prompt ? join(s.prompt, " ", words[i]) : words[i];
+    if (s.threads) omp_set_num_threads((int)s.threads);
+    if (count < 0) print_help(named ? c : -1);
+    else commands[c].run(&s);
     finish_stdout();
     return interrupted ? 130 : 0;
 }

@@ -1,4 +1,4 @@
-// tokenizer.c: a byte-level BPE tokenizer, exact against GPT-2's: it trains a vocabulary, encodes text and decodes it.
+// tokenizer.c: text and files. What nr reads and writes, and a byte-level BPE tokenizer, exact against GPT-2's.
 //
 // A text becomes tokens in two steps. First it is cut into words, by a fixed pattern of letters, numbers, spaces and
 // the rest; a space belongs to the word behind it, so "a cat's 9 lives" is "a", " cat", "'s", " 9", " lives". Then each
@@ -12,16 +12,20 @@
 //     ./tokenizer encode -m FOLDER -o tokens.bin text.txt
 //     ./tokenizer decode -m FOLDER tokens.bin
 //
-// It is also a library: #define TOKENIZER_LIBRARY, then #include "tokenizer.c". That leaves out training and main().
-// The rooms, in order: utilities, the map and the heap, characters, JSON, words, the vocabulary, encoding, the
-// vocabulary's files; and for the program alone: reading text, training, the command line.
+// It is a program, and it is the part of nr that nr.c includes: with TOKENIZER_LIBRARY defined, training and main() are
+// left out, and safetensors comes in. The rooms, in order: utilities (errors, memory, files), the map and the heap,
+// characters, JSON, words, the vocabulary, encoding, the vocabulary's files, files of tokens, safetensors; and for the
+// program alone reading text, training, the command line.
 
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,6 +101,19 @@ static void make_folder(const char *path) {
     if (stat(path, &status) == 0 && !S_ISDIR(status.st_mode)) die("%s: is a file, not a folder", path);
 }
 
+// Makes the folders on the way to a file or, if `whole`, to a folder, and that too. Dies before the work, not after
+// it, if one cannot be made, if the last cannot be written to, or if the file's name is taken by something else.
+static void make_folders(const char *path, int whole) {
+    char *folder = join(path, whole ? "/" : "", ""), *slash = strrchr(folder, '/');
+    struct stat status;
+    for (char *c = folder + 1; *c; c++)
+        if (*c == '/') *c = 0, make_folder(folder), *c = '/';
+    if (!whole && !stat(folder, &status) && !S_ISREG(status.st_mode)) die("%s: is not a plain file", folder);
+    if (slash) slash[slash == folder] = 0;
+    if (access(slash ? folder : ".", W_OK)) die("%s: cannot be written: %s", slash ? folder : ".", strerror(errno));
+    free(folder);
+}
+
 // Opens a file to read; "-" is standard input. Dies when it is not there, or is a folder.
 static FILE *open_file(const char *path) {
     struct stat status;
@@ -157,6 +174,97 @@ static void output_close(FILE *file) {
 static void finish_stdout(void) {
     errno = EIO;
     if (fflush(stdout) || ferror(stdout)) die("standard output: %s", strerror(errno));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Settings: a table says what a person can set, and where it is kept. It parses and checks values from a command line or a
+// file, and writes them.
+
+// WHOLE: a long. FRACTION: a double. CHOICE: a long, its place among `choices`, "a|b". TEXT: a string; TEXTS: a list of
+// at most `most`. FLAG: a long that becomes 1, without a value.
+typedef enum { WHOLE, FRACTION, CHOICE, FLAG, TEXT, TEXTS } Kind;
+
+typedef struct {
+    const char *name;    // --name
+    char letter;         // -l, or 0
+    Kind kind;
+    size_t at;           // where in the struct of settings it is
+    double least, most;  // of numbers
+    const char *choices;
+    int uses, commands;  // bits: for what it is, and the commands that take it
+    const char *help;
+} Setting;
+
+// Returns the place of `text` among choices, which are separated by `between`, -1 if it is none of them.
+static int choice_index(const char *choices, char between, const char *text) {
+    const char stop[2] = {between, 0};
+    for (int i = 0; *choices; i++) {
+        const size_t length = strcspn(choices, stop);
+        if (length == strlen(text) && !memcmp(choices, text, length)) return i;
+        choices += length + (choices[length] == between);
+    }
+    return -1;
+}
+
+// Checks a value and stores it in *base. `source` is what a message says in front of the setting's name.
+static void setting_set(void *base, const Setting *o, const char *source, const char *value) {
+    char *end = NULL, *field = (char *)base + o->at;
+    if (o->kind >= TEXT) {
+        const char **texts = (const char **)field, **last = texts + (o->kind == TEXTS ? (size_t)o->most : 1);
+        if (!*value) die("%s%s: its value is empty", source, o->name);
+        while (o->kind == TEXTS && texts < last && *texts) texts++;
+        if (texts == last) die("%s%s: given more than %g times", source, o->name, o->most);
+        *texts = value;
+        return;
+    }
+    const double x = o->kind == FLAG ? 1 : o->choices ? choice_index(o->choices, '|', value) : strtod(value, &end);
+    if (o->choices && x < 0) die("%s%s %s: not known, expected %s", source, o->name, value, o->choices);
+    if (end && (!*value || *end || !(x >= o->least && x <= o->most) || (o->kind == WHOLE && x != (double)(long)x)))
+        die("%s%s %s: expected a %s from %.15g to %.15g", source, o->name, value,
+            o->kind == WHOLE ? "whole number" : "number", o->least, o->most);
+    if (o->kind == FRACTION) memcpy(field, &x, sizeof x);
+    else memcpy(field, &(long){(long)x}, sizeof(long));
+}
+
+// Writes a setting's value as text, "" if it has none, and returns the text.
+static const char *setting_text(const void *base, const Setting *o, char text[64]) {
+    const char *field = (const char *)base + o->at, *choice = o->choices;
+    *text = 0;
+    if (o->kind == FRACTION) snprintf(text, 64, "%.15g", *(const double *)field);
+    else if (o->kind == TEXT && *(char *const *)field) snprintf(text, 64, "%s", *(char *const *)field);
+    else if (o->kind == WHOLE) snprintf(text, 64, "%ld", *(const long *)field);
+    if (o->kind != CHOICE) return text;
+    for (long i = *(const long *)field; i > 0; i--) choice = strchr(choice, '|') + 1;
+    snprintf(text, 64, "%.*s", (int)strcspn(choice, "|"), choice);
+    return text;
+}
+
+// Reads the words of a command line into *base: -l VALUE, --name VALUE or --name=VALUE of the settings that the command,
+// called `name`, takes. given gets a bit for each setting that is there. Words that are no option move to the front of
+// argv. Returns how many there are, or -1 if one asks for help; dies at anything else.
+static int settings_read(void *base, const Setting *table, int count, uint64_t *given, int command, const char *name,
+                         int argc, char **argv) {
+    int words = 0;
+    for (int i = 0; i < argc; i++) {
+        char *word = argv[i];
+        const size_t length = strcspn(word, "=");
+        int o = 0;
+        if (!strcmp(word, "--help") || !strcmp(word, "-h")) return -1;
+        if (*word != '-' || !word[1]) { argv[words++] = word; continue; }
+        for (; o < count; o++) {
+            const bool is_long = !strncmp(word, "--", 2) && length - 2 == strlen(table[o].name)
+                              && !memcmp(word + 2, table[o].name, length - 2);
+            if (table[o].commands & command && (is_long || (word[1] == table[o].letter && !word[2]))) break;
+        }
+        if (o == count) die("%.*s: not an option of %s (%s %s --help lists them)", (int)length, word, name, program, name);
+        const bool flag = table[o].kind == FLAG, inside = word[length] == '=';
+        if (flag && inside) die("%.*s: takes no value", (int)length, word);
+        if (!flag && !inside && i + 1 == argc) die("%s: a value is missing", word);
+        if (*given >> o & 1 && table[o].kind != TEXTS) die("%.*s: given twice", (int)length, word);
+        *given |= (uint64_t)1 << o;
+        setting_set(base, &table[o], "--", flag ? "" : inside ? word + length + 1 : argv[++i]);
+    }
+    return words;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -298,73 +406,71 @@ static int utf8_encode(uint32_t code, char *s) {
     return length;
 }
 
-// Letters (\p{L}) and numbers (\p{N}) of Unicode 16.0, printed by dev/unicode.py. A pair is: code points skipped since
-// the last range, code points in this one. The spaces (\s, White_Space) are so few that they are written out.
+// Letters (\p{L}), numbers (\p{N}) and spaces (\s, White_Space) of Unicode 16.0, as dev/unicode.py prints them. A pair
+// is: code points skipped since the last range, code points in this one.
 enum { UNICODE_END = 0x323b0 };
-static const uint16_t unicode_letters[] = {
-    65,26, 6,26, 47,1, 10,1, 4,1, 5,23, 1,31, 1,458, 4,12, 14,5, 7,1, 1,1, 129,5, 1,2, 2,4, 1,1, 6,1, 1,3, 1,1, 1,20,
-    1,83, 1,139, 8,166, 1,38, 2,1, 6,41, 71,27, 4,4, 45,43, 35,2, 1,99, 1,1, 15,2, 7,2, 10,3, 2,1, 16,1, 1,30, 29,89,
-    11,1, 24,33, 9,2, 4,1, 5,22, 4,1, 9,1, 3,1, 23,25, 7,11, 5,24, 1,6, 17,42, 58,54, 3,1, 18,1, 7,10, 15,16, 4,8, 2,2,
-    2,22, 1,7, 1,1, 3,4, 3,1, 16,1, 13,2, 1,3, 14,2, 10,1, 8,6, 4,2, 2,22, 1,7, 1,2, 1,2, 1,2, 31,4, 1,1, 19,3, 16,9,
-    1,3, 1,22, 1,7, 1,2, 1,5, 3,1, 18,1, 15,2, 23,1, 11,8, 2,2, 2,22, 1,7, 1,2, 1,5, 3,1, 30,2, 1,3, 15,1, 17,1, 1,6,
-    3,3, 1,4, 3,2, 1,1, 1,2, 3,2, 3,3, 3,12, 22,1, 52,8, 1,3, 1,23, 1,16, 3,1, 26,3, 2,1, 2,2, 30,1, 4,8, 1,3, 1,23,
-    1,10, 1,5, 3,1, 31,2, 1,2, 15,2, 17,9, 1,3, 1,41, 2,1, 16,1, 5,3, 8,3, 24,6, 5,18, 3,24, 1,9, 1,1, 2,7, 58,48, 1,2,
-    12,7, 58,2, 1,1, 1,5, 1,24, 1,1, 1,10, 1,2, 9,1, 2,5, 1,1, 21,4, 32,1, 63,8, 1,36, 27,5, 115,43, 20,1, 16,6, 4,4,
-    3,1, 3,2, 7,3, 4,13, 12,1, 17,38, 1,1, 5,1, 2,43, 1,333, 1,4, 2,7, 1,1, 1,4, 2,41, 1,4, 2,33, 1,4, 2,7, 1,1, 1,4,
-    2,15, 1,57, 1,4, 2,67, 37,16, 16,86, 2,6, 3,620, 2,17, 1,26, 5,75, 6,8, 7,18, 13,19, 14,18, 14,13, 1,3, 15,52,
-    35,1, 4,1, 67,89, 7,5, 2,34, 1,1, 5,70, 10,31, 49,30, 2,5, 11,44, 4,26, 54,23, 9,53, 82,1, 93,47, 17,8, 54,30,
-    13,2, 10,44, 26,36, 41,3, 10,36, 2,11, 5,43, 2,3, 41,4, 1,6, 1,2, 3,1, 5,192, 64,278, 2,6, 2,38, 2,6, 2,8, 1,1,
-    1,1, 1,1, 1,31, 2,53, 1,7, 1,1, 3,3, 1,7, 3,4, 2,6, 4,13, 5,3, 1,7, 116,1, 13,1, 16,13, 101,1, 4,1, 2,10, 1,1, 3,5,
-    6,1, 1,1, 1,1, 1,4, 1,11, 2,4, 5,5, 4,1, 52,2, 2683,229, 6,4, 3,2, 12,38, 1,1, 5,1, 2,56, 7,1, 16,23, 9,7, 1,7,
-    1,7, 1,7, 1,7, 1,7, 1,7, 1,7, 80,1, 469,2, 42,5, 5,2, 4,86, 6,3, 1,90, 1,4, 5,43, 1,94, 17,32, 48,16, 512,6592,
-    64,22157, 67,46, 2,269, 3,16, 10,2, 20,47, 16,31, 2,70, 49,9, 2,103, 2,67, 2,2, 1,1, 1,8, 21,16, 1,3, 1,4, 1,23,
-    29,52, 14,50, 62,6, 3,1, 1,2, 11,28, 10,23, 25,29, 7,47, 28,1, 16,5, 1,10, 10,5, 1,41, 23,3, 1,8, 20,23, 3,1, 3,50,
-    1,1, 3,2, 2,5, 2,1, 1,1, 24,3, 2,11, 7,3, 12,6, 2,6, 2,6, 9,7, 1,7, 1,43, 1,14, 6,115, 29,11172, 12,23, 4,49,
-    8452,366, 2,106, 38,7, 12,5, 5,1, 1,10, 1,13, 1,5, 1,1, 1,2, 1,2, 1,108, 33,363, 18,64, 2,54, 40,12, 116,5, 1,135,
-    36,26, 6,26, 11,89, 3,6, 2,6, 2,6, 2,3, 35,12, 1,26, 1,19, 1,2, 1,15, 2,14, 34,123, 389,29, 3,49, 47,32, 13,20,
-    1,8, 6,38, 10,30, 2,36, 4,8, 48,158, 18,36, 4,36, 4,40, 8,52, 12,11, 1,15, 1,7, 1,2, 1,11, 1,15, 1,7, 1,2, 3,52,
-    12,311, 9,22, 10,8, 24,6, 1,42, 1,9, 69,6, 2,1, 1,44, 1,2, 3,1, 2,23, 10,23, 9,31, 65,19, 1,2, 10,22, 10,26, 70,56,
-    6,2, 64,1, 15,4, 1,3, 1,29, 42,29, 3,29, 35,8, 1,28, 27,54, 10,22, 10,19, 13,18, 110,73, 55,51, 13,51, 13,36,
-    38,28, 9,23, 250,42, 6,2, 16,3, 59,29, 10,1, 8,22, 42,18, 46,21, 27,23, 12,53, 57,2, 2,1, 13,45, 32,25, 26,36,
-    29,1, 2,1, 8,35, 3,1, 12,48, 14,4, 21,1, 1,1, 35,18, 1,25, 19,2, 63,7, 1,1, 1,4, 1,15, 1,10, 7,47, 38,8, 2,2, 2,22,
-    1,7, 1,2, 1,5, 3,1, 18,1, 12,5, 30,10, 1,1, 2,1, 1,38, 1,1, 25,1, 1,1, 44,53, 18,4, 20,3, 30,48, 20,2, 1,1, 184,47,
-    41,4, 36,48, 20,1, 59,43, 13,1, 71,27, 37,7, 185,44, 116,64, 31,8, 2,1, 2,8, 1,2, 1,24, 15,1, 1,1, 94,8, 2,39,
-    16,1, 1,1, 28,1, 10,40, 7,1, 21,1, 11,46, 19,1, 18,73, 199,33, 31,9, 1,37, 17,1, 49,30, 112,7, 1,2, 1,38, 21,1,
-    25,6, 1,2, 1,32, 14,1, 327,19, 15,1, 1,13, 1,34, 124,1, 79,922, 230,196, 2636,97, 15,1072, 17,6, 25,3995, 5,583,
-    6841,30, 1762,569, 7,31, 17,79, 17,30, 18,48, 16,4, 31,21, 5,19, 432,45, 211,64, 128,75, 5,1, 66,13, 64,2, 1,1,
-    28,6136, 8,1238, 41,10, 8935,4, 1,7, 1,2, 1,291, 15,1, 29,3, 2,1, 14,4, 8,396, 2308,107, 5,13, 3,9, 7,10, 5990,85,
-    1,71, 1,2, 2,1, 2,2, 2,4, 1,12, 1,1, 1,7, 1,65, 1,4, 2,8, 1,7, 1,28, 1,4, 1,5, 1,1, 3,7, 1,340, 2,25, 1,25, 1,31,
-    1,25, 1,31, 1,25, 1,31, 1,25, 1,31, 1,25, 1,8, 1844,31, 6,6, 261,62, 146,45, 10,7, 16,1, 321,30, 18,44, 484,28,
-    228,30, 2,1, 495,7, 1,4, 1,2, 1,15, 1,197, 59,68, 7,1, 1204,4, 1,27, 1,2, 1,1, 2,1, 1,10, 1,4, 1,1, 1,1, 6,1, 4,1,
-    1,1, 1,1, 1,3, 1,2, 1,1, 2,1, 1,1, 1,1, 1,1, 1,1, 1,2, 1,1, 2,4, 1,7, 1,4, 1,4, 1,1, 1,10, 1,17, 5,3, 1,5, 1,17,
-    4420,42720, 32,4154, 6,222, 2,5762, 14,7473, 15,622, 2466,542, 1506,4939, 5,4192,
+static const char *const unicode_letters[] = {
+    "65,26 6,26 47,1 10,1 4,1 5,23 1,31 1,458 4,12 14,5 7,1 1,1 129,5 1,2 2,4 1,1 6,1 1,3 1,1 1,20 1,83 1,139 ",
+    "8,166 1,38 2,1 6,41 71,27 4,4 45,43 35,2 1,99 1,1 15,2 7,2 10,3 2,1 16,1 1,30 29,89 11,1 24,33 9,2 4,1 5,22 ",
+    "4,1 9,1 3,1 23,25 7,11 5,24 1,6 17,42 58,54 3,1 18,1 7,10 15,16 4,8 2,2 2,22 1,7 1,1 3,4 3,1 16,1 13,2 1,3 ",
+    "14,2 10,1 8,6 4,2 2,22 1,7 1,2 1,2 1,2 31,4 1,1 19,3 16,9 1,3 1,22 1,7 1,2 1,5 3,1 18,1 15,2 23,1 11,8 2,2 ",
+    "2,22 1,7 1,2 1,5 3,1 30,2 1,3 15,1 17,1 1,6 3,3 1,4 3,2 1,1 1,2 3,2 3,3 3,12 22,1 52,8 1,3 1,23 1,16 3,1 ",
+    "26,3 2,1 2,2 30,1 4,8 1,3 1,23 1,10 1,5 3,1 31,2 1,2 15,2 17,9 1,3 1,41 2,1 16,1 5,3 8,3 24,6 5,18 3,24 1,9 ",
+    "1,1 2,7 58,48 1,2 12,7 58,2 1,1 1,5 1,24 1,1 1,10 1,2 9,1 2,5 1,1 21,4 32,1 63,8 1,36 27,5 115,43 20,1 16,6 ",
+    "4,4 3,1 3,2 7,3 4,13 12,1 17,38 1,1 5,1 2,43 1,333 1,4 2,7 1,1 1,4 2,41 1,4 2,33 1,4 2,7 1,1 1,4 2,15 1,57 ",
+    "1,4 2,67 37,16 16,86 2,6 3,620 2,17 1,26 5,75 6,8 7,18 13,19 14,18 14,13 1,3 15,52 35,1 4,1 67,89 7,5 2,34 ",
+    "1,1 5,70 10,31 49,30 2,5 11,44 4,26 54,23 9,53 82,1 93,47 17,8 54,30 13,2 10,44 26,36 41,3 10,36 2,11 5,43 ",
+    "2,3 41,4 1,6 1,2 3,1 5,192 64,278 2,6 2,38 2,6 2,8 1,1 1,1 1,1 1,31 2,53 1,7 1,1 3,3 1,7 3,4 2,6 4,13 5,3 ",
+    "1,7 116,1 13,1 16,13 101,1 4,1 2,10 1,1 3,5 6,1 1,1 1,1 1,4 1,11 2,4 5,5 4,1 52,2 2683,229 6,4 3,2 12,38 ",
+    "1,1 5,1 2,56 7,1 16,23 9,7 1,7 1,7 1,7 1,7 1,7 1,7 1,7 80,1 469,2 42,5 5,2 4,86 6,3 1,90 1,4 5,43 1,94 ",
+    "17,32 48,16 512,6592 64,22157 67,46 2,269 3,16 10,2 20,47 16,31 2,70 49,9 2,103 2,67 2,2 1,1 1,8 21,16 1,3 ",
+    "1,4 1,23 29,52 14,50 62,6 3,1 1,2 11,28 10,23 25,29 7,47 28,1 16,5 1,10 10,5 1,41 23,3 1,8 20,23 3,1 3,50 ",
+    "1,1 3,2 2,5 2,1 1,1 24,3 2,11 7,3 12,6 2,6 2,6 9,7 1,7 1,43 1,14 6,115 29,11172 12,23 4,49 8452,366 2,106 ",
+    "38,7 12,5 5,1 1,10 1,13 1,5 1,1 1,2 1,2 1,108 33,363 18,64 2,54 40,12 116,5 1,135 36,26 6,26 11,89 3,6 2,6 ",
+    "2,6 2,3 35,12 1,26 1,19 1,2 1,15 2,14 34,123 389,29 3,49 47,32 13,20 1,8 6,38 10,30 2,36 4,8 48,158 18,36 ",
+    "4,36 4,40 8,52 12,11 1,15 1,7 1,2 1,11 1,15 1,7 1,2 3,52 12,311 9,22 10,8 24,6 1,42 1,9 69,6 2,1 1,44 1,2 ",
+    "3,1 2,23 10,23 9,31 65,19 1,2 10,22 10,26 70,56 6,2 64,1 15,4 1,3 1,29 42,29 3,29 35,8 1,28 27,54 10,22 ",
+    "10,19 13,18 110,73 55,51 13,51 13,36 38,28 9,23 250,42 6,2 16,3 59,29 10,1 8,22 42,18 46,21 27,23 12,53 ",
+    "57,2 2,1 13,45 32,25 26,36 29,1 2,1 8,35 3,1 12,48 14,4 21,1 1,1 35,18 1,25 19,2 63,7 1,1 1,4 1,15 1,10 ",
+    "7,47 38,8 2,2 2,22 1,7 1,2 1,5 3,1 18,1 12,5 30,10 1,1 2,1 1,38 1,1 25,1 1,1 44,53 18,4 20,3 30,48 20,2 1,1 ",
+    "184,47 41,4 36,48 20,1 59,43 13,1 71,27 37,7 185,44 116,64 31,8 2,1 2,8 1,2 1,24 15,1 1,1 94,8 2,39 16,1 ",
+    "1,1 28,1 10,40 7,1 21,1 11,46 19,1 18,73 199,33 31,9 1,37 17,1 49,30 112,7 1,2 1,38 21,1 25,6 1,2 1,32 14,1 ",
+    "327,19 15,1 1,13 1,34 124,1 79,922 230,196 2636,97 15,1072 17,6 25,3995 5,583 6841,30 1762,569 7,31 17,79 ",
+    "17,30 18,48 16,4 31,21 5,19 432,45 211,64 128,75 5,1 66,13 64,2 1,1 28,6136 8,1238 41,10 8935,4 1,7 1,2 ",
+    "1,291 15,1 29,3 2,1 14,4 8,396 2308,107 5,13 3,9 7,10 5990,85 1,71 1,2 2,1 2,2 2,4 1,12 1,1 1,7 1,65 1,4 ",
+    "2,8 1,7 1,28 1,4 1,5 1,1 3,7 1,340 2,25 1,25 1,31 1,25 1,31 1,25 1,31 1,25 1,31 1,25 1,8 1844,31 6,6 261,62 ",
+    "146,45 10,7 16,1 321,30 18,44 484,28 228,30 2,1 495,7 1,4 1,2 1,15 1,197 59,68 7,1 1204,4 1,27 1,2 1,1 2,1 ",
+    "1,10 1,4 1,1 1,1 6,1 4,1 1,1 1,1 1,3 1,2 1,1 2,1 1,1 1,1 1,1 1,1 1,2 1,1 2,4 1,7 1,4 1,4 1,1 1,10 1,17 5,3 ",
+    "1,5 1,17 4420,42720 32,4154 6,222 2,5762 14,7473 15,622 2466,542 1506,4939 5,4192 ", NULL
 };
-static const uint16_t unicode_numbers[] = {
-    48,10, 120,2, 5,1, 2,3, 1441,10, 134,10, 198,10, 412,10, 118,10, 4,6, 108,10, 118,10, 118,10, 2,6, 110,13, 115,10,
-    8,7, 103,10, 104,7, 7,19, 109,10, 96,10, 118,10, 70,20, 268,10, 70,10, 719,20, 881,3, 239,10, 6,10, 22,10, 300,10,
-    128,11, 165,10, 6,10, 182,10, 86,10, 134,10, 6,10, 1046,1, 3,6, 6,10, 198,51, 2,5, 726,60, 78,22, 630,30, 1385,1,
-    777,1, 25,9, 14,3, 343,4, 138,10, 30,8, 1,15, 32,10, 39,15, 29536,10, 188,10, 320,6, 154,10, 38,10, 198,10, 22,10,
-    86,10, 406,10, 21270,10, 493,45, 12,57, 17,2, 341,27, 36,4, 29,1, 8,1, 134,5, 202,10, 942,8, 25,7, 39,9, 75,5,
-    22,6, 160,2, 2,16, 2,46, 64,9, 52,2, 30,3, 75,5, 104,8, 24,8, 41,7, 330,6, 48,10, 6,10, 278,31, 158,10, 42,4,
-    112,7, 134,30, 128,10, 60,10, 144,10, 7,20, 251,10, 342,10, 118,10, 374,10, 102,10, 6,20, 76,12, 420,19, 93,10,
-    662,10, 86,29, 227,10, 70,10, 422,10, 102,21, 1067,111, 15553,10, 2342,10, 86,10, 134,10, 1,7, 526,10, 262,23,
-    24153,10, 1478,20, 12,20, 108,25, 1109,50, 2368,10, 422,10, 502,10, 247,10, 716,9, 128,10, 791,59, 1,3, 1,4, 76,45,
-    1,15, 962,13, 2787,10,
+static const char *const unicode_numbers[] = {
+    "48,10 120,2 5,1 2,3 1441,10 134,10 198,10 412,10 118,10 4,6 108,10 118,10 118,10 2,6 110,13 115,10 8,7 ",
+    "103,10 104,7 7,19 109,10 96,10 118,10 70,20 268,10 70,10 719,20 881,3 239,10 6,10 22,10 300,10 128,11 ",
+    "165,10 6,10 182,10 86,10 134,10 6,10 1046,1 3,6 6,10 198,51 2,5 726,60 78,22 630,30 1385,1 777,1 25,9 14,3 ",
+    "343,4 138,10 30,8 1,15 32,10 39,15 29536,10 188,10 320,6 154,10 38,10 198,10 22,10 86,10 406,10 21270,10 ",
+    "493,45 12,57 17,2 341,27 36,4 29,1 8,1 134,5 202,10 942,8 25,7 39,9 75,5 22,6 160,2 2,16 2,46 64,9 52,2 ",
+    "30,3 75,5 104,8 24,8 41,7 330,6 48,10 6,10 278,31 158,10 42,4 112,7 134,30 128,10 60,10 144,10 7,20 251,10 ",
+    "342,10 118,10 374,10 102,10 6,20 76,12 420,19 93,10 662,10 86,29 227,10 70,10 422,10 102,21 1067,111 ",
+    "15553,10 2342,10 86,10 134,10 1,7 526,10 262,23 24153,10 1478,20 12,20 108,25 1109,50 2368,10 422,10 502,10 ",
+    "247,10 716,9 128,10 791,59 1,3 1,4 76,45 1,15 962,13 2787,10 ", NULL
 };
-static const uint16_t unicode_spaces[] = {
-    9,5, 18,1, 100,1, 26,1, 5599,1, 2431,11, 29,2, 5,1, 47,1, 4000,1,
+static const char *const unicode_spaces[] = {
+    "9,5 18,1 100,1 26,1 5599,1 2431,11 29,2 5,1 47,1 4000,1 ", NULL
 };
 
 enum { OTHER, LETTER, NUMBER, SPACE };
 static unsigned char unicode_class[UNICODE_END]; // the three tables, opened; above UNICODE_END all are OTHER
 
 // Opens one table into unicode_class.
-static void unicode_open(const uint16_t *table, size_t count, int class) {
+static void unicode_open(const char *const *table, int class) {
     size_t code = 0;
-    for (size_t i = 0; i < count; i += 2) {
-        memset(unicode_class + code + table[i], class, table[i + 1]);
-        code += table[i] + table[i + 1];
-    }
+    for (; *table; table++)
+        for (char *at = (char *)*table; *at; at++) { // a space is behind each pair
+            code += strtoul(at, &at, 10);
+            const size_t count = strtoul(at + 1, &at, 10);
+            memset(unicode_class + code, class, count);
+            code += count;
+        }
 }
 
 // Returns the class and the length of the character at s, of n > 0 bytes. A byte that is not valid UTF-8 is one OTHER.
@@ -386,9 +492,9 @@ static unsigned char id_byte[256], byte_id[256];
 // Fills the tables of this room. It has to come before everything that cuts words or looks at tokens.
 static void characters_open(void) {
     int id = 0, moved = 256;
-    unicode_open(unicode_letters, sizeof unicode_letters / sizeof(uint16_t), LETTER);
-    unicode_open(unicode_numbers, sizeof unicode_numbers / sizeof(uint16_t), NUMBER);
-    unicode_open(unicode_spaces, sizeof unicode_spaces / sizeof(uint16_t), SPACE);
+    unicode_open(unicode_letters, LETTER);
+    unicode_open(unicode_numbers, NUMBER);
+    unicode_open(unicode_spaces, SPACE);
     for (int pass = 0; pass < 2; pass++)
         for (int b = 0; b < 256; b++) {
             int seen = (b >= 33 && b <= 126) || (b >= 161 && b != 173);
@@ -581,6 +687,26 @@ static Json *json_read(const char *path) {
 // Is x a whole number from 0 to `most`? NULL is none.
 static int json_whole(const Json *x, uint64_t most) {
     return x && x->type == '0' && x->number >= 0 && x->number <= (double)most && x->number == (double)(uint64_t)x->number;
+}
+
+// Returns a member of an object that is a whole number between 1 and `most`; dies, naming `path`, if it is not.
+static size_t json_size(const char *path, const Json *object, const char *key, size_t most) {
+    const Json *x = json_get(object, key);
+    if (!json_whole(x, most) || x->number < 1)
+        die("%s: \"%s\" is missing or not a whole number from 1 to %zu", path, key, most);
+    return (size_t)x->number;
+}
+
+// Dies if an object has `key` with a value that is not among `expected`, texts separated by "|".
+static void json_expect(const char *path, const Json *object, const char *key, const char *expected) {
+    const Json *x = json_get(object, key);
+    if (!x) return;
+    char number[32];
+    snprintf(number, sizeof number, "%g", x->number);
+    const char *found = x->type == '0' ? number : x->type == '"' ? x->string : x->type == 't' ? "true"
+                      : x->type == 'f' ? "false" : x->type == 'n' ? "null" : "?";
+    if (choice_index(expected, '|', found) < 0)
+        die("%s: \"%s\" is %.60s, but nr computes with %s only", path, key, found, expected);
 }
 
 // Frees a tree.
@@ -923,6 +1049,289 @@ static Tokenizer *tokenizer_load(const char *folder) {
     return t;
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// Files of tokens.
+
+typedef struct {
+    char name[32];  // for whoever reads the file to set
+    uint16_t *ids;
+    size_t count;
+    uint64_t hash;  // of all ids
+} Tokens;
+
+// Continues a hash over 32 bits: a polynomial modulo 2^64, so that any one change alters it.
+static uint64_t hash_bits(uint64_t hash, uint32_t bits) {
+    return hash * 0x9E3779B97F4A7C15u + bits + 1;
+}
+
+// Reads a file of tokens. Dies unless it is whole, was made with this tokenizer and has `least` tokens or more.
+static Tokens tokens_load(const char *path, const Tokenizer *t, size_t least) {
+    enum { HEADER = TOKENS_HEADER * sizeof(int32_t) };
+    Tokens tokens = {.count = 0};
+    size_t size;
+    char *bytes = read_file(path, &size);
+    int32_t header[4];
+    if (size < HEADER) die("%s: %zu bytes, expected a file of tokens, whose header has %d", path, size, (int)HEADER);
+    memcpy(header, bytes, sizeof header);
+    if (header[0] != TOKENS_MAGIC || header[1] != TOKENS_VERSION)
+        die("%s: is not a file of tokens: begins with %d %d, expected %d %d", path, header[0], header[1],
+            TOKENS_MAGIC, TOKENS_VERSION);
+    if (header[2] < 0 || (size - HEADER) / 2 != (size_t)header[2] || size % 2)
+        die("%s: header says %d tokens, but %zu bytes follow it", path, header[2], size - HEADER);
+    if (header[3] && (uint32_t)header[3] != tokenizer_hash(t))
+        die("%s: made with another tokenizer (its vocabulary has hash %08x, this one %08x)", path,
+            (unsigned)header[3], (unsigned)tokenizer_hash(t));
+    tokens.count = (size_t)header[2];
+    tokens.ids = memmove(bytes, bytes + HEADER, size - HEADER);
+    for (size_t i = 0; i < tokens.count; i++) {
+        if (tokens.ids[i] >= t->size)
+            die("%s: token %zu is %d, beyond the vocabulary of %d", path, i, tokens.ids[i], t->size);
+        tokens.hash = hash_bits(tokens.hash, tokens.ids[i]);
+    }
+    if (tokens.count < least) die("%s: %zu tokens, expected at least %zu", path, tokens.count, least);
+    return tokens;
+}
+
+// Loads FOLDER/DOMAIN_SPLIT.bin for each domain of a list into `files`, which has room for `most`. Returns how many there
+// are, of no list (NULL) 0. Dies if one has less than `least` tokens.
+static size_t domains_load(Tokens *files, size_t most, const char *folder, const char *list, const char *split,
+                           const Tokenizer *t, size_t least) {
+    size_t count = 0;
+    for (const char *next = list; next; next = strchr(next, ',') ? strchr(next, ',') + 1 : NULL) {
+        char name[sizeof files->name], path[4096];
+        const size_t length = strcspn(next, ",");
+        if (length == 0 || length >= sizeof name)
+            die("domains %s: expected names of 1 to %zu bytes, separated by commas", list, sizeof name - 1);
+        if (count == most) die("domains %s: more than %zu", list, most);
+        snprintf(name, sizeof name, "%.*s", (int)length, next);
+        if (snprintf(path, sizeof path, "%s/%s_%s.bin", folder, name, split) >= (int)sizeof path)
+            die("%s: path too long", folder);
+        files[count] = tokens_load(path, t, least);
+        memcpy(files[count].name, name, sizeof name);
+        for (size_t i = 0; i < count; i++)
+            if (!strcmp(files[i].name, name)) die("domains %s: %s is there twice", list, name);
+        count++;
+    }
+    return count;
+}
+
+// Returns texts one behind the other, as one.
+static Tokens tokens_join(const Tokens *texts, size_t count) {
+    Tokens all = {.count = 0};
+    size_t capacity = 0;
+    for (size_t k = 0; k < count; k++) {
+        all.ids = grow(all.ids, &capacity, all.count + texts[k].count, sizeof *all.ids);
+        memcpy(all.ids + all.count, texts[k].ids, texts[k].count * sizeof *all.ids);
+        all.count += texts[k].count;
+        all.hash = hash_bits(all.hash, 0) + texts[k].hash;
+    }
+    return all;
+}
+
+// Sets the marks of all tokens that texts have.
+static void tokens_mark(bool *marks, const Tokens *texts, size_t count, bool mark) {
+    for (size_t k = 0; k < count; k++)
+        for (size_t i = 0; i < texts[k].count; i++) marks[texts[k].ids[i]] = mark;
+}
+
+static void tokens_free(Tokens *texts, size_t count) {
+    while (count > 0) free(texts[--count].ids);
+}
+
+#ifdef TOKENIZER_LIBRARY
+// ---------------------------------------------------------------------------------------------------------------------
+// safetensors, for nr.c, which says what `real` is: 8 bytes with the length of a header, the header in JSON, and then the
+// tensors, in float32 or int32. The header has for each tensor its dtype, its shape and where its bytes are, and some
+// texts under "__metadata__". Ours say there with "hash" which values the file holds, continued from the hash of what
+// they were trained upon, "upon": so a damaged file is noticed, and one that is put upon something else.
+
+typedef struct {
+    char name[64];
+    const char *dtype;   // F32: reals in memory; I32: int32
+    size_t rank, shape[2];
+    void *data;
+    uint64_t start;      // of its bytes, among the tensors'
+} Stored;
+
+typedef struct { Stored *at; size_t count, capacity; } StoredList; // what a file holds, to read or to write
+
+static size_t stored_size(const Stored *x) {
+    return x->shape[0] * x->shape[1];
+}
+
+// Adds a tensor to a list, whose name and data are for the caller to set: a vector, if it has no rows, or a matrix.
+static Stored *stored_add(StoredList *list, const char *dtype, size_t rows, size_t cols) {
+    list->at = grow(list->at, &list->capacity, list->count + 1, sizeof *list->at);
+    Stored *x = &list->at[list->count++];
+    *x = (Stored){.dtype = dtype, .rank = rows ? 2 : 1, .shape = {rows ? rows : cols, rows ? cols : 1}};
+    return x;
+}
+
+// Continues a hash over the values of a list, reals as float32.
+static uint64_t stored_hash(uint64_t hash, const StoredList *list) {
+    for (const Stored *x = list->at; x < list->at + list->count; x++)
+        for (size_t i = 0; i < stored_size(x); i++) {
+            uint32_t bits;
+            if (x->dtype[0] == 'F') memcpy(&bits, &(float){(float)((real *)x->data)[i]}, sizeof bits);
+            else bits = ((uint32_t *)x->data)[i];
+            hash = hash_bits(hash, bits);
+        }
+    return hash;
+}
+
+// Writes a file. upon: the hash that theirs continues; metadata: texts of plain characters, ,"key":"value" each.
+static void safetensors_write(const char *path, const StoredList *list, uint64_t upon, const char *metadata) {
+    FILE *file = output_open(path);
+    uint64_t length = 0;  // of the header: known when it is written
+    size_t offset = 0;
+    fwrite(&length, sizeof length, 1, file);
+    fprintf(file, "{\"__metadata__\":{\"format\":\"pt\",\"upon\":\"%016" PRIx64 "\",\"hash\":\"%016" PRIx64 "\"%s}", upon,
+            stored_hash(upon, list), metadata);
+    for (const Stored *x = list->at; x < list->at + list->count; x++) {
+        fprintf(file, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%zu", x->name, x->dtype, x->shape[0]);
+        if (x->rank == 2) fprintf(file, ",%zu", x->shape[1]);
+        fprintf(file, "],\"data_offsets\":[%zu,%zu]}", offset, offset + 4 * stored_size(x));
+        offset += 4 * stored_size(x);
+    }
+    fputc('}', file);
+    long end = ftell(file);
+    for (; end % 8 > 0; end++) fputc(' ', file);  // so that the data is aligned
+    length = (uint64_t)end - sizeof length;
+    if (end < 0 || fseek(file, 0, SEEK_SET) || !fwrite(&length, sizeof length, 1, file) || fseek(file, 0, SEEK_END))
+        die("%s: not written: %s", path, strerror(errno));
+    for (const Stored *x = list->at; x < list->at + list->count; x++) {
+        const bool as_it_is = sizeof(real) == 4 || x->dtype[0] == 'I';
+        if (as_it_is) fwrite(x->data, 4, stored_size(x), file);
+        for (size_t i = 0; !as_it_is && i < stored_size(x); i++)
+            fwrite(&(float){(float)((real *)x->data)[i]}, 4, 1, file);
+    }
+    output_close(file);
+}
+
+// A file that is being read: its tensors' data are the `size` bytes from `start` on.
+typedef struct {
+    const char *path;
+    FILE *file;
+    uint64_t start, size;
+    Json *header;
+    const Json *metadata;
+} Safetensors;
+
+// Opens a file and reads its header.
+static Safetensors safetensors_open(const char *path) {
+    Safetensors s = {.path = path, .file = open_file(path)};
+    uint64_t length = 0;
+    if (fseeko(s.file, 0, SEEK_END)) die("%s: %s", path, strerror(errno));
+    const uint64_t whole = (uint64_t)ftello(s.file);
+    rewind(s.file);
+    if (fread(&length, sizeof length, 1, s.file) != 1)
+        die("%s: shorter than the 8 bytes a safetensors file starts with", path);
+    if (length > whole - 8 || length > 100 << 20)
+        die("%s: says its header has %" PRIu64 " bytes, but the file has %" PRIu64, path, length, whole);
+    char *text = allocate(length + 1, 1);
+    if (fread(text, 1, length, s.file) != length) die("%s: %s", path, strerror(errno));
+    s.header = json_parse(path, text, length);
+    free(text);
+    if (s.header->type != '{') die("%s: the header is not a JSON object", path);
+    s.metadata = json_get(s.header, "__metadata__");
+    s.start = 8 + length;
+    s.size = whole - s.start;
+    return s;
+}
+
+// Ends the reading of a file.
+static void safetensors_close(Safetensors *s) {
+    fclose(s->file);
+    json_free(s->header);
+}
+
+// Returns a text of the metadata; dies if there is none of this name.
+static const char *metadata_text(const Safetensors *s, const char *key) {
+    const Json *x = json_get(s->metadata, key);
+    if (!x || x->type != '"') die("%s: its metadata has no \"%s\": not made by this version of nr", s->path, key);
+    return x->string;
+}
+
+// Returns a hash that the metadata say, in hexadecimal.
+static uint64_t metadata_hash(const Safetensors *s, const char *key) {
+    return strtoull(metadata_text(s, key), NULL, 16);
+}
+
+// Dies, naming the first thing that differs, unless a file was made under the settings in `metadata`.
+static void metadata_compare(const Safetensors *s, const char *metadata) {
+    char text[2048];
+    const int length = snprintf(text, sizeof text, "{\"format\":\"pt\"%s}", metadata);
+    Json *here = json_parse(s->path, text, (size_t)length);
+    for (const Json *x = here->child; x; x = x->next) {
+        const char *saved = metadata_text(s, x->key);
+        if (strcmp(saved, x->string))
+            die("%s: saved under other settings: %s %.80s, and now %s", s->path, x->key, saved, x->string);
+    }
+    json_free(here);
+}
+
+// Finds one tensor in the header, with or without Hugging Face's "transformer." before its name. Dies unless it is there
+// with its dtype and shape, and lies within the file.
+static void safetensors_find_one(const Safetensors *s, Stored *x) {
+    char longer[128];
+    snprintf(longer, sizeof longer, "transformer.%s", x->name);
+    const Json *found = json_get(s->header, x->name);
+    if (!found) found = json_get(s->header, longer);
+    if (!found) die("%s: has no tensor %s", s->path, x->name);
+    const Json *dtype = json_get(found, "dtype"), *shape = json_get(found, "shape"), *at = json_get(found, "data_offsets");
+    if (!dtype || dtype->type != '"' || strcmp(dtype->string, x->dtype))
+        die("%s: %s is stored as %s, expected %s (in Python: model.float().save_pretrained(folder))", s->path, x->name,
+            dtype && dtype->type == '"' ? dtype->string : "nothing", x->dtype);
+    const Json *side = shape && shape->type == '[' ? shape->child : NULL;
+    for (size_t k = 0; k <= x->rank; k++, side = side ? side->next : NULL) {
+        const double expected = k < x->rank ? (double)x->shape[k] : 0, number = side ? side->number : 0;
+        if ((side != NULL) != (k < x->rank) || number != expected)
+            die("%s: %s: side %zu of its shape is %g, expected %g", s->path, x->name, k, number, expected);
+    }
+    const Json *begin = at && at->type == '[' ? at->child : NULL, *end = begin ? begin->next : NULL;
+    const size_t bytes = 4 * stored_size(x);
+    if (!json_whole(begin, s->size) || !json_whole(end, s->size) || end->next || end->number - begin->number != (double)bytes)
+        die("%s: %s: its data_offsets are not those of %zu bytes among the file's %" PRIu64, s->path, x->name, bytes, s->size);
+    x->start = (uint64_t)begin->number;
+}
+
+// Finds every tensor of a list. Dies unless each has bytes of its own, and there is nothing else except Hugging Face's
+// causal masks and the copy of the tied head.
+static void safetensors_find(const Safetensors *s, StoredList *list) {
+    size_t tensors = 0;
+    for (Stored *x = list->at; x < list->at + list->count; x++) {
+        safetensors_find_one(s, x);
+        for (const Stored *y = list->at; y < x; y++)
+            if (x->start < y->start + 4 * stored_size(y) && y->start < x->start + 4 * stored_size(x))
+                die("%s: %s and %s share bytes", s->path, y->name, x->name);
+    }
+    for (const Json *x = s->header->child; x; x = x->next)
+        tensors += !strstr(x->key, ".attn.bias") && !strstr(x->key, ".attn.masked_bias")
+                && strcmp(x->key, "lm_head.weight") && strcmp(x->key, "__metadata__");
+    if (tensors > list->count) die("%s: has %zu tensors that do not belong to it", s->path, tensors - list->count);
+}
+
+// After safetensors_find: fills the data of every tensor. Dies unless they have the hash that the metadata say, if they
+// say one.
+static void safetensors_read(const Safetensors *s, const StoredList *list) {
+    for (const Stored *x = list->at; x < list->at + list->count; x++) {
+        const size_t count = stored_size(x);
+        if (fseeko(s->file, (off_t)(s->start + x->start), SEEK_SET) || fread(x->data, 4, count, s->file) != count)
+            die("%s: %s cannot be read: %s", s->path, x->name, strerror(errno));
+        for (size_t i = sizeof(real) == 4 || x->dtype[0] == 'I' ? 0 : count; i-- > 0;) {  // widen in place, from the end
+            float value;
+            memcpy(&value, (char *)x->data + 4 * i, 4);
+            ((real *)x->data)[i] = (real)value;
+        }
+    }
+    if (!json_get(s->metadata, "hash")) return;
+    const uint64_t hash = stored_hash(metadata_hash(s, "upon"), list);
+    if (hash != metadata_hash(s, "hash"))
+        die("%s: damaged: its values have hash %016" PRIx64 ", its metadata says %.16s", s->path, hash,
+            metadata_text(s, "hash"));
+}
+#endif
+
 #pragma GCC diagnostic pop
 #ifndef TOKENIZER_LIBRARY
 
@@ -1100,7 +1509,8 @@ static const char help[] =
     "    ./tokenizer decode -m model captions.bin | cmp - captions.txt\n";
 
 typedef struct {
-    const char *value[128]; // by the option's letter; NULL: not given
+    const char *model, *output;
+    long vocab, lines;
     char **files;
     int file_count;
 } Options;
@@ -1110,21 +1520,17 @@ static void command_train(const Options *options) {
     Trainer trainer = {0};
     Tokenizer *t = tokenizer_new();
     Text piece = {0};
-    const char *number = options->value['v'];
-    char *rest;
-    long vocab = strtol(number, &rest, 10);
-    if (!is_digit(number[0]) || *rest || vocab < TOKENS_MIN || vocab > TOKENS_MAX)
-        die("--vocab %s: expected a whole number from %d to %d", number, TOKENS_MIN, TOKENS_MAX);
     for (int i = 0; i < options->file_count; i++) {
         FILE *file = open_file(options->files[i]);
-        while (read_piece(file, options->files[i], options->value['l'] != NULL, &piece))
+        while (read_piece(file, options->files[i], options->lines, &piece))
             count_words(&trainer, piece.bytes, piece.size);
         close_file(file);
     }
-    find_merges(&trainer, t, (int)vocab);
-    if (t->size < vocab)
-        fprintf(stderr, "%s: %d tokens, not %ld: no further pair occurs twice in the text\n", program, t->size, vocab);
-    tokenizer_save(t, options->value['o']);
+    find_merges(&trainer, t, (int)options->vocab);
+    if (t->size < options->vocab)
+        fprintf(stderr, "%s: %d tokens, not %ld: no further pair occurs twice in the text\n", program, t->size,
+                options->vocab);
+    tokenizer_save(t, options->output);
     free(piece.bytes);
     trainer_free(&trainer);
     tokenizer_free(t);
@@ -1141,10 +1547,10 @@ static void write_ids(FILE *file, int binary, const int *ids, size_t count, int 
 
 // Encodes files, to a file of tokens or to standard output.
 static void command_encode(const Options *options) {
-    Tokenizer *t = tokenizer_load(options->value['m']);
+    Tokenizer *t = tokenizer_load(options->model);
     int32_t header[TOKENS_HEADER] = {TOKENS_MAGIC, TOKENS_VERSION, 0, (int32_t)tokenizer_hash(t)};
-    int binary = options->value['o'] != NULL, lines = options->value['l'] != NULL, end = t->size - 1, more;
-    FILE *output = binary ? output_open(options->value['o']) : stdout;
+    int binary = options->output != NULL, lines = options->lines, end = t->size - 1, more;
+    FILE *output = binary ? output_open(options->output) : stdout;
     uint64_t total = 0;
     Text piece = {0};
     size_t count;
@@ -1171,89 +1577,59 @@ static void command_encode(const Options *options) {
     if (binary) {
         header[2] = (int32_t)total;
         if (fseek(output, 0, SEEK_SET) || !fwrite(header, sizeof header, 1, output))
-            die("%s: not written: %s", options->value['o'], strerror(errno));
+            die("%s: not written: %s", options->output, strerror(errno));
         output_close(output);
     }
     free(piece.bytes);
     tokenizer_free(t);
 }
 
-// Prints the text of files of tokens. Dies, before it prints anything of it, at a file that is not whole, is no file
-// of tokens or was made with another vocabulary.
+// Prints the text of files of tokens. Dies, before it prints anything of it, at a file that is not sound.
 static void command_decode(const Options *options) {
-    const char *model = options->value['m'], *bytes;
-    Tokenizer *t = tokenizer_load(model);
+    Tokenizer *t = tokenizer_load(options->model);
     for (int i = 0; i < options->file_count; i++) {
-        const char *path = options->files[i];
-        size_t size, length, header_size = TOKENS_HEADER * sizeof(int32_t);
-        char *file = read_file(path, &size);
-        const int32_t *header = (const int32_t *)file;
-        const uint16_t *ids = (const uint16_t *)(header + TOKENS_HEADER);
-        if (size < header_size || header[0] != TOKENS_MAGIC || header[1] != TOKENS_VERSION || header[2] < 0)
-            die("%s: is not a file of tokens: those begin with %d and %d", path, TOKENS_MAGIC, TOKENS_VERSION);
-        size_t count = (size_t)header[2];
-        size_t expected = header_size + count * sizeof *ids;
-        if (size != expected) die("%s: has %zu bytes, expected %zu, for %zu tokens", path, size, expected, count);
-        if (header[3] && (uint32_t)header[3] != tokenizer_hash(t))
-            die("%s: was made with another vocabulary than that of %s", path, model);
-        for (size_t k = 0; k < count; k++)
-            if (ids[k] >= t->size) die("%s: token %zu is %d, but %s ends at %d", path, k, ids[k], model, t->size - 1);
-        for (size_t k = 0; k < count; k++) {
-            bytes = tokenizer_bytes(t, ids[k], &length);
+        Tokens tokens = tokens_load(options->files[i], t, 0);
+        for (size_t k = 0, length; k < tokens.count; k++) {
+            const char *bytes = tokenizer_bytes(t, tokens.ids[k], &length);
             fwrite(bytes, 1, length, stdout);
         }
-        free(file);
+        free(tokens.ids);
     }
     tokenizer_free(t);
 }
 
-static const struct { const char *letter, *name; int has_value; } option_table[] = {
-    {"-v", "--vocab", 1}, {"-m", "--model", 1}, {"-o", "--output", 1}, {"-l", "--lines", 0},
-};
+enum { TRAIN = 1, ENCODE = 2, DECODE = 4, OPTIONS = 4, COMMANDS = 3 };
+static const Setting option_table[OPTIONS] = {
+    {"vocab", 'v', WHOLE, offsetof(Options, vocab), TOKENS_MIN, TOKENS_MAX, NULL, TRAIN, TRAIN, ""},
+    {"model", 'm', TEXT, offsetof(Options, model), 0, 0, NULL, ENCODE | DECODE, ENCODE | DECODE, ""},
+    {"output", 'o', TEXT, offsetof(Options, output), 0, 0, NULL, TRAIN, TRAIN | ENCODE, ""},
+    {"lines", 'l', FLAG, offsetof(Options, lines), 0, 0, NULL, 0, TRAIN | ENCODE, ""},
+}; // uses: the commands that need it
 
-static const struct { const char *name, *allowed, *needed; void (*run)(const Options *); } command_table[] = {
-    {"train", "vlo", "vo", command_train},
-    {"encode", "lmo", "m", command_encode},
-    {"decode", "m", "m", command_decode},
+static const struct { const char *name; void (*run)(const Options *); } command_table[COMMANDS] = {
+    {"train", command_train}, {"encode", command_encode}, {"decode", command_decode},
 };
-
-enum { OPTIONS = sizeof option_table / sizeof *option_table, COMMANDS = sizeof command_table / sizeof *command_table };
 
 // Reads the command line and runs the command. Dies, in one line, at anything that it does not know.
 int main(int argc, char **argv) {
-    Options options = {.files = argv}; // the names of files move to the front of argv
+    Options options = {.files = argv + 2};
+    uint64_t given = 0;
     int c = 0;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help") && strcmp(argv[i], "-h")) continue;
+    while (argc > 1 && c < COMMANDS && strcmp(argv[1], command_table[c].name)) c++;
+    const bool asks = argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"));
+    if (!asks && (argc < 2 || c == COMMANDS))
+        die("%s: expected a command: train, encode or decode; --help is the manual", argc < 2 ? "nothing" : argv[1]);
+    if (!asks)
+        options.file_count = settings_read(&options, option_table, OPTIONS, &given, 1 << c, argv[1], argc - 2, argv + 2);
+    if (asks || options.file_count < 0) {
         fputs(help, stdout);
         finish_stdout();
         return 0;
     }
-    if (argc < 2) die("expected a command: train, encode or decode; --help is the manual");
-    while (c < COMMANDS && strcmp(argv[1], command_table[c].name)) c++;
-    if (c == COMMANDS) die("%s: expected a command: train, encode or decode; --help is the manual", argv[1]);
-    for (int i = 2; i < argc; i++) {
-        const char *argument = argv[i];
-        int o = 0;
-        if (argument[0] != '-' || !argument[1]) {
-            options.files[options.file_count++] = argv[i];
-            continue;
-        }
-        while (o < OPTIONS && strcmp(argument, option_table[o].letter) && strcmp(argument, option_table[o].name)) o++;
-        if (o == OPTIONS || !strchr(command_table[c].allowed, option_table[o].letter[1]))
-            die("%s has no option %s; --help is the manual", command_table[c].name, argument);
-        const char **value = options.value + option_table[o].letter[1];
-        if (*value) die("%s: given twice", argument);
-        if (option_table[o].has_value && (i + 1 == argc || argv[i + 1][0] == '-'))
-            die("%s: expected a value behind it", argument);
-        *value = option_table[o].has_value ? argv[++i] : argument;
-    }
-    for (int o = 0; o < OPTIONS; o++) {
-        int letter = option_table[o].letter[1];
-        if (strchr(command_table[c].needed, letter) && !options.value[letter])
-            die("%s: expected %s; --help is the manual", command_table[c].name, option_table[o].name);
-    }
-    if (options.file_count == 0) die("%s: expected a FILE; - is standard input", command_table[c].name);
+    for (int o = 0; o < OPTIONS; o++)
+        if (option_table[o].uses >> c & 1 && !(given >> o & 1))
+            die("%s: expected --%s; --help is the manual", argv[1], option_table[o].name);
+    if (options.file_count == 0) die("%s: expected a FILE; - is standard input", argv[1]);
     command_table[c].run(&options);
     finish_stdout();
     return 0;

@@ -37,22 +37,22 @@ def ranges(category):
             code += 1
         pairs.append((start - end, code - start))
         end = code
-    assert all(skip < 65536 and length < 65536 for skip, length in pairs), "a pair must fit uint16_t"
     return pairs, end
 
 
 def table(name, category):
     """The C text of one table, and the first code point after its last range."""
     pairs, end = ranges(category)
-    lines, line = [], "   "
+    lines, line = [], ""
     for skip, length in pairs:
-        item = f" {skip},{length},"
-        if len(line) + len(item) > 119:
+        item = f"{skip},{length} "
+        if len(line) + len(item) > 109:
             lines.append(line)
-            line = "   "
+            line = ""
         line += item
     lines.append(line)
-    return f"static const uint16_t {name}[] = {{\n" + "\n".join(lines) + "\n};\n", end
+    body = ",\n".join(f'    "{line}"' for line in lines)
+    return f"static const char *const {name}[] = {{\n{body}, NULL\n}};\n", end
 
 
 letters, letters_end = table("unicode_letters", "L")
