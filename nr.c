@@ -70,7 +70,6 @@ adds to the gradient of the residual stream.
 #include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <time.h>
 
 #ifndef REAL
 #define REAL float  // the gradient tests compile everything in double
@@ -87,8 +86,7 @@ _Static_assert(sizeof(size_t) == 8 && sizeof(long) == 8, "nr is written for 64 b
 
 static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
-
-static double now(void);  // seconds on a clock that never goes back
+static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -153,7 +151,7 @@ static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, c
     if (!dbias) return;
     #pragma omp parallel for
     for (size_t j0 = 0; j0 < O; j0 += STRIP) {
-        const size_t j1 = min_size(j0 + STRIP, O);
+        size_t j1 = min_size(j0 + STRIP, O);
         memset(dbias + j0, 0, (j1 - j0) * sizeof(real));
         for (size_t t = 0; t < n; t++)
             for (size_t j = j0; j < j1; j++) dbias[j] += dout[t * O + j];
@@ -167,9 +165,9 @@ static void layernorm_forward(real *out, real *stats, const real *x, const real 
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *xt = x + t * C;
-        real *o = out + t * C, mean = total(C, xt) / (real)C;
+        real *o = out + t * C, mean = total(C, xt) / C;
         for (size_t i = 0; i < C; i++) o[i] = xt[i] - mean;
-        const real rstd = 1 / (real)sqrt((double)(dot(C, o, o) / (real)C + (real)1e-5));
+        real rstd = 1 / (real)sqrt((double)(dot(C, o, o) / C + (real)1e-5));
         for (size_t i = 0; i < C; i++) o[i] = o[i] * rstd * w[i] + b[i];
         stats[2 * t] = mean, stats[2 * t + 1] = rstd;
     }
@@ -184,17 +182,17 @@ static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, c
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *d = dout + t * C, *xt = x + t * C, mean = stats[2 * t], rstd = stats[2 * t + 1];
-        const real mean_dz = dot(C, d, w) / (real)C;
+        real mean_dz = dot(C, d, w) / C;
         real *z = scratch(FOR_LAYERS, 2 * C), *dz = z + C;
         for (size_t i = 0; i < C; i++) z[i] = (xt[i] - mean) * rstd, dz[i] = d[i] * w[i];
-        const real mean_dzz = dot(C, dz, z) / (real)C;
+        real mean_dzz = dot(C, dz, z) / C;
         for (size_t i = 0; i < C; i++)
             dx[t * C + i] += rstd * (dz[i] - mean_dz - z[i] * mean_dzz);
     }
     if (!dw) return;
     #pragma omp parallel for
     for (size_t j0 = 0; j0 < C; j0 += STRIP) {
-        const size_t j1 = min_size(j0 + STRIP, C);
+        size_t j1 = min_size(j0 + STRIP, C);
         for (size_t j = j0; j < j1; j++) dw[j] = db[j] = 0;
         for (size_t t = 0; t < n; t++)
             for (size_t j = j0; j < j1; j++) {
@@ -220,7 +218,7 @@ static void gelu_forward(real *out, const real *x, size_t size) {
 static void gelu_backward(real *dx, const real *dout, const real *x, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) {
-        const real square = x[i] * x[i], s = sigmoid(GELU_2K * x[i] * (1 + GELU_A * square));
+        real square = x[i] * x[i], s = sigmoid(GELU_2K * x[i] * (1 + GELU_A * square));
         dx[i] = dout[i] * (s + x[i] * s * (1 - s) * GELU_2K * (1 + 3 * GELU_A * square));
     }
 }
@@ -232,22 +230,22 @@ enum { QUERIES = 64 };  // positions that attention handles at once, with no key
 // for positions start..T-1; those before are there as keys and values.
 static void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, size_t start,
                               size_t NH, size_t C) {
-    const size_t hs = C / NH;
-    const real scale = 1 / (real)sqrt((double)hs);
+    size_t hs = C / NH;
+    real scale = 1 / (real)sqrt((double)hs);
     #pragma omp parallel for
     for (size_t head = 0; head < B * NH; head++) {
-        const size_t b = head / NH, h = head % NH;
+        size_t b = head / NH, h = head % NH;
         const real *q = qkv + b * T * 3 * C + h * hs, *k = q + C, *v = k + C;
         for (size_t t0 = start; t0 < T; t0 += QUERIES) {
-            const size_t t1 = min_size(t0 + QUERIES, T);
-            const Matrix queries = plain(q + t0 * 3 * C, 3 * C), keys = transposed(k, 3 * C);
+            size_t t1 = min_size(t0 + QUERIES, T);
+            Matrix queries = plain(q + t0 * 3 * C, 3 * C), keys = transposed(k, 3 * C);
             real *a = att + (head * T + t0) * T;  // (t1 - t0, t1), its rows T apart
             matmul(a, T, t1 - t0, t1, hs, queries, keys, NULL, NULL);
             for (size_t t = t0; t < t1; t++) {
                 real *row = a + (t - t0) * T;
-                const real max = largest(t + 1, row);
+                real max = largest(t + 1, row);
                 for (size_t i = 0; i <= t; i++) row[i] = exponential((row[i] - max) * scale);
-                const real norm = 1 / total(t + 1, row);
+                real norm = 1 / total(t + 1, row);
                 for (size_t i = 0; i <= t; i++) row[i] *= norm;
                 memset(row + t + 1, 0, (t1 - t - 1) * sizeof(real));
             }
@@ -263,16 +261,16 @@ static void attention_forward(real *y, real *att, const real *qkv, size_t B, siz
 // The last block of queries sees all keys: it goes first and writes all of dk and dv; others add.
 static void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv,
                                size_t B, size_t T, size_t NH, size_t C) {
-    const size_t hs = C / NH;
-    const real scale = 1 / (real)sqrt((double)hs);
+    size_t hs = C / NH;
+    real scale = 1 / (real)sqrt((double)hs);
     #pragma omp parallel for
     for (size_t head = 0; head < B * NH; head++) {
-        const size_t b = head / NH, h = head % NH, first = b * T * 3 * C + h * hs;
+        size_t b = head / NH, h = head % NH, first = b * T * 3 * C + h * hs;
         const real *q = qkv + first, *k = q + C, *v = k + C;
         real *dq = dqkv + first, *dk = dq + C, *dv = dk + C, *ds = scratch(FOR_LAYERS, QUERIES * T);
         for (size_t t1 = T, t0; t1 > 0; t1 = t0) {
             t0 = (t1 - 1) / QUERIES * QUERIES;
-            const size_t rows = t1 - t0;
+            size_t rows = t1 - t0;
             const real *a = att + (head * T + t0) * T, *d = dy + (b * T + t0) * C + h * hs;
             real *add_dk = t1 < T ? dk : NULL, *add_dv = t1 < T ? dv : NULL;
             matmul(ds, t1, rows, t1, hs, plain(d, C), transposed(v, 3 * C), NULL, NULL);
@@ -282,7 +280,7 @@ static void attention_backward(real *dqkv, const real *dy, const real *att, cons
                 real *dst = ds + t * t1, sum = dot(t1, at, dst);
                 for (size_t i = 0; i < t1; i++) dst[i] = at[i] * (dst[i] - sum) * scale;
             }
-            const Matrix queries = plain(q + t0 * 3 * C, 3 * C), keys = plain(k, 3 * C);
+            Matrix queries = plain(q + t0 * 3 * C, 3 * C), keys = plain(k, 3 * C);
             matmul(dq + t0 * 3 * C, 3 * C, rows, hs, t1, plain(ds, t1), keys, NULL, NULL);
             matmul(dk, 3 * C, t1, hs, rows, transposed(ds, t1), queries, NULL, add_dk);
         }
@@ -294,7 +292,7 @@ static void embedding_forward(real *x, const int *tokens, const real *wte, const
                               size_t B, size_t T, size_t start, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < B * (T - start); t++) {
-        const real *token = wte + (size_t)tokens[t] * C;
+        const real *token = wte + tokens[t] * C;
         const real *position = wpe + (start + t % (T - start)) * C;
         for (size_t i = 0; i < C; i++) x[t * C + i] = token[i] + position[i];
     }
@@ -307,11 +305,11 @@ static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int
                                const int *row_of, size_t B, size_t T, size_t P, size_t C) {
     #pragma omp parallel for
     for (size_t i0 = 0; i0 < C; i0 += STRIP) {
-        const size_t i1 = min_size(i0 + STRIP, C);
+        size_t i1 = min_size(i0 + STRIP, C);
         for (size_t t = 0; t < P && dwpe; t++) memset(dwpe + t * C + i0, 0, (i1 - i0) * sizeof(real));
         for (size_t t = 0; t < B * T; t++) {
-            const int row = row_of ? row_of[tokens[t]] : tokens[t];
-            for (size_t i = i0; i < i1 && row >= 0; i++) dwte[(size_t)row * C + i] += dx[t * C + i];
+            int row = row_of ? row_of[tokens[t]] : tokens[t];
+            for (size_t i = i0; i < i1 && row >= 0; i++) dwte[row * C + i] += dx[t * C + i];
             for (size_t i = i0; i < i1 && dwpe; i++) dwpe[t % T * C + i] += dx[t * C + i];
         }
     }
@@ -323,9 +321,9 @@ static void crossentropy_forward(real *losses, real *logits, const int *targets,
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *p = logits + t * V;
-        const real max = largest(V, p), target = targets[t] < 0 ? 0 : p[targets[t]] - max;
+        real max = largest(V, p), target = targets[t] < 0 ? 0 : p[targets[t]] - max;
         for (size_t i = 0; i < V; i++) p[i] = exponential(p[i] - max);
-        const real sum = total(V, p), norm = 1 / sum;
+        real sum = total(V, p), norm = 1 / sum;
         for (size_t i = 0; i < V; i++) p[i] *= norm;
         losses[t] = targets[t] < 0 ? 0 : (real)log((double)sum) - target;
     }
@@ -338,7 +336,7 @@ static void crossentropy_backward(real *probabilities, const int *targets, real 
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *p = probabilities + t * V;
-        const real keep = targets[t] < 0 ? 0 : scale;
+        real keep = targets[t] < 0 ? 0 : scale;
         for (size_t i = 0; i < V; i++) p[i] *= keep;
         if (targets[t] >= 0) p[targets[t]] -= scale;
     }
@@ -376,7 +374,7 @@ static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const rea
                             const real *wg_u, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) {
-        const real x = wg_u[i], s = sigmoid(x), d = dhidden[i];
+        real x = wg_u[i], s = sigmoid(x), d = dhidden[i];
         dwg[i] = d * wi_u[i] * (s + x * s * (1 - s));
         dwi[i] = d * x * s;
     }
@@ -392,13 +390,13 @@ static void residue_forward(real *out, Residue r, const real *u, ResidueTensors 
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *a = r.adapter + t * C;
-        const real z = kind == GATE_NONE ? 0 : dot(G, w.gate_w, r.gate_input + t * G) + w.gate_b[0];
-        const real relu = z <= 0 ? 0 : z;  // NaN stays NaN
-        const real g = kind == GATE_RELU ? relu : kind == GATE_SIGMOID ? sigmoid(z) : 1;
+        real z = kind == GATE_NONE ? 0 : dot(G, w.gate_w, r.gate_input + t * G) + w.gate_b[0];
+        real relu = z <= 0 ? 0 : z;  // NaN stays NaN
+        real g = kind == GATE_RELU ? relu : kind == GATE_SIGMOID ? sigmoid(z) : 1;
         for (size_t i = 0; i < C; i++) out[t * C + i] += g * a[i];
         r.z[t] = z;
         r.gate[t] = g;
-        r.l1[t] = g * l1_norm(C, a) / (real)C;
+        r.l1[t] = g * l1_norm(C, a) / C;
     }
 }
 
@@ -430,11 +428,11 @@ static void residue_backward(real *du, real *dinput, ResidueTensors dw, const re
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *a = r.adapter + t * C, *dr = scratch(FOR_LAYERS, C);
-        const real g = r.gate[t];
-        const real penalty = local == LOCAL_L1 && is_old[t] && g > 0 ? weight : 0;
+        real g = r.gate[t];
+        real penalty = local == LOCAL_L1 && is_old[t] && g > 0 ? weight : 0;
         for (size_t i = 0; i < C; i++)
             dr[i] = dout[t * C + i] + penalty * (real)((a[i] > 0) - (a[i] < 0));
-        const real dg = dot(C, dr, a);
+        real dg = dot(C, dr, a);
         for (size_t i = 0; i < C; i++) a[i] = g * dr[i];
         real dz = kind == GATE_RELU ? (g > 0 ? dg : 0) : kind == GATE_SIGMOID ? dg * g * (1 - g) : 0;
         if (local == LOCAL_CE) dz += weight * (g - (is_old[t] ? 0 : 1));
@@ -480,8 +478,8 @@ static void prefix_forward(real *prefix, const real *u, size_t B, size_t T, size
     #pragma omp parallel for
     for (size_t b = 0; b < B; b++)
         for (size_t t = start; t < T; t++) {
-            const size_t row = b * (T - start) + t - start;
-            const real *ut = u + row * C, count = (real)(t + 1);
+            size_t row = b * (T - start) + t - start;
+            const real *ut = u + row * C, count = t + 1;
             real *out = prefix + row * 2 * C, *mean = out + C;
             const real *before = t ? mean - 2 * C : ut;
             for (size_t i = 0; i < C; i++)
@@ -498,7 +496,7 @@ static void prefix_backward(real *du, real *dprefix, size_t B, size_t T, size_t 
         for (size_t t = T; t-- > 0;) {
             real *d = dprefix + (b * T + t) * 2 * C, *dmean = d + C;
             for (size_t i = 0; i < C; i++) {
-                dmean[i] = dmean[i] / (real)(t + 1) + (t + 1 < T ? dmean[2 * C + i] : 0);
+                dmean[i] = dmean[i] / (t + 1) + (t + 1 < T ? dmean[2 * C + i] : 0);
                 du[(b * T + t) * C + i] += d[i] + dmean[i];
             }
         }
@@ -509,7 +507,7 @@ static void prefix_backward(real *du, real *dprefix, size_t B, size_t T, size_t 
 //     wte (V, C), the embedding in use, receives the rows (N, C)
 static void new_rows_forward(real *wte, const real *rows, const int *ids, size_t N, size_t C) {
     for (size_t i = 0; i < N; i++)
-        memcpy(wte + (size_t)ids[i] * C, rows + i * C, C * sizeof(real));
+        memcpy(wte + ids[i] * C, rows + i * C, C * sizeof(real));
 }
 
 // Of the head, logits = lnf wte^T, the rows need the N columns of dlogits (n, V) that are theirs:
@@ -674,7 +672,7 @@ static Extension *last_extension(const Model *m) {
 
 // Draws initial values for every tensor of t, in table order.
 static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random *random) {
-    const double C = (double)d->channels, L = (double)d->layers;
+    double C = d->channels, L = d->layers;
     for (int id = 0; id < TENSORS; id++) {
         double deviation = 0, constant = 0;
         switch (table[id].init) {
@@ -695,7 +693,7 @@ static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random
 // Completes what follows from an extension's config and dims: which tensors it has, and what its gate
 // reads. Room 9 does so too, with what a file says.
 static void extension_complete(Extension *x) {
-    const bool adapter = x->dims.hidden > 0, gate = adapter && x->config.gate != GATE_NONE;
+    bool adapter = x->dims.hidden > 0, gate = adapter && x->config.gate != GATE_NONE;
     x->dims.gate_in = (x->config.gate_input == INPUT_PREFIX ? 2 : 1) * x->dims.channels;
     x->sets = (adapter ? SET_ADAPTER : 0) | (gate ? SET_GATE : 0) | (x->dims.rank ? SET_LORA : 0)
             | (x->dims.new_rows ? SET_ROWS : 0);
@@ -708,11 +706,11 @@ static void extension_attach(Model *m, Extension *x);  // plugs x in; from then 
 // 3 C H L = N / 5, and for LoRA as many, 16 C R L = 3 C H L.
 static Extension *extension_new(Model *m, const TrainConfig *c, const bool *learn) {
     Extension *x = allocate(1, sizeof *x);
-    const size_t C = m->dims.channels, V = m->dims.vocab;
-    const double fifth = 0.2 * (double)m->w.size / (3.0 * (double)(C * m->dims.layers));
-    const size_t standard = fifth < 16 ? 16 : 16 * (size_t)(fifth / 16 + 0.5);
-    const size_t hidden = c->hidden ? (size_t)c->hidden : standard;
-    const size_t rank = c->rank ? (size_t)c->rank : (3 * hidden + 15) / 16;
+    size_t C = m->dims.channels, V = m->dims.vocab;
+    double fifth = 0.2 * m->w.size / (3.0 * (double)(C * m->dims.layers));
+    size_t hidden = c->hidden, rank = c->rank;
+    if (!hidden) hidden = fifth < 16 ? 16 : 16 * (size_t)(fifth / 16 + 0.5);
+    if (!rank) rank = (3 * hidden + 15) / 16;
     x->config = *c;
     x->dims = m->dims;
     x->dims.hidden = methods[c->method].uses & SET_ADAPTER ? hidden : 0;
@@ -724,10 +722,10 @@ static Extension *extension_new(Model *m, const TrainConfig *c, const bool *lear
     x->config.new_rows = (long)x->dims.new_rows;
     extension_complete(x);
     x->w = tensors_allocate(x->sets, &x->dims);
-    Random random = random_stream((uint64_t)c->seed, FOR_EXTENSION);
+    Random random = random_stream(c->seed, FOR_EXTENSION);
     tensors_init(&x->w, &x->dims, c, &random);
     for (size_t i = 0; i < x->dims.new_rows; i++)
-        memcpy(x->w.at[NEW_ROWS] + i * C, m->wte + (size_t)x->ids[i] * C, C * sizeof(real));
+        memcpy(x->w.at[NEW_ROWS] + i * C, m->wte + x->ids[i] * C, C * sizeof(real));
     extension_attach(m, x);
     return x;
 }
@@ -736,9 +734,9 @@ static Extension *extension_new(Model *m, const TrainConfig *c, const bool *lear
 // 6. The model. First its activations: what forward leaves for backward, and room to work in.
 
 // Every buffer once, with a row for each token of the pass. width: a letter of size_of. copies: a
-// buffer that backward reads has one for each layer; one that it will not read, because what it would
-// be needed for is frozen, is shared by all layers.
-enum { SHARED, PER_LAYER, KEPT, KEPT_X, CACHED, FOR_QKV_W, FOR_PROJ_W, FOR_FCPROJ_W, GRADIENT };
+// buffer has one for each layer if something asks for it, such as a backward pass; else it is shared by
+// all layers.
+enum { FOR_BACKWARD = 1, FOR_CACHE = 2, FOR_QKV_W = 4, FOR_PROJ_W = 8, FOR_FCPROJ_W = 16, ALWAYS = 32 };
 enum {
     A_X, A_LN1, A_STATS1, A_QKV, A_ATT, A_Y, A_MID, A_U, A_STATS2, A_FC, A_GELU,
     A_LNF, A_STATSF, A_LOGITS, A_LOSSES, A_PREFIX,
@@ -747,39 +745,39 @@ enum {
 };
 
 static const struct { char width, copies; } buffers[BUFFERS] = {
-    [A_X]       = {'C', KEPT_X},        // the residual stream where a block begins, and behind the last
+    [A_X]       = {'C', FOR_BACKWARD},        // the residual stream where a block begins, and behind the last
     [A_LN1]     = {'C', FOR_QKV_W},
-    [A_STATS1]  = {'2', KEPT},          // mean and rstd
-    [A_QKV]     = {'3', CACHED},
-    [A_ATT]     = {'A', KEPT},          // (B, NH, T, T)
+    [A_STATS1]  = {'2', FOR_BACKWARD},          // mean and rstd
+    [A_QKV]     = {'3', FOR_BACKWARD | FOR_CACHE},
+    [A_ATT]     = {'A', FOR_BACKWARD},          // (B, NH, T, T)
     [A_Y]       = {'C', FOR_PROJ_W},
-    [A_MID]     = {'C', KEPT},          // the residual stream behind the attention
-    [A_U]       = {'C', KEPT},          // LayerNorm2(mid)
-    [A_STATS2]  = {'2', KEPT},
-    [A_FC]      = {'4', KEPT},
+    [A_MID]     = {'C', FOR_BACKWARD},          // the residual stream behind the attention
+    [A_U]       = {'C', FOR_BACKWARD},          // LayerNorm2(mid)
+    [A_STATS2]  = {'2', FOR_BACKWARD},
+    [A_FC]      = {'4', FOR_BACKWARD},
     [A_GELU]    = {'4', FOR_FCPROJ_W},
-    [A_LNF]     = {'C', SHARED},        // these four have n_logits rows
-    [A_STATSF]  = {'2', SHARED},
-    [A_LOGITS]  = {'V', SHARED},        // behind the loss probabilities, then dlogits
-    [A_LOSSES]  = {'1', SHARED},
-    [A_PREFIX]  = {'G', SHARED},
-    [A_DX]      = {'C', GRADIENT},
-    [A_DNORM]   = {'C', GRADIENT},      // of a LayerNorm's output: dlnf, du, dln1 in turn
-    [A_DY]      = {'C', GRADIENT},
-    [A_DQKV]    = {'3', GRADIENT},
-    [A_DFC]     = {'4', GRADIENT},
-    [A_DHIDDEN] = {'H', GRADIENT},
-    [A_DLOW]    = {'R', GRADIENT},
-    [A_DPREFIX] = {'G', GRADIENT},
-    [A_PICKED]  = {'N', GRADIENT},
-    [A_WI_U]    = {'H', KEPT},          // of each extension: see Residue
-    [A_WG_U]    = {'H', KEPT},
-    [A_HIDDEN]  = {'H', KEPT},
-    [A_ADAPTER] = {'C', KEPT},
-    [A_Z]       = {'1', PER_LAYER},
-    [A_GATE]    = {'1', PER_LAYER},
-    [A_L1]      = {'1', PER_LAYER},
-    [A_LOW]     = {'R', KEPT}, {'R', KEPT}, {'R', KEPT}, {'R', KEPT},  // of the four linear layers
+    [A_LNF]     = {'C', 0},        // these four have n_logits rows
+    [A_STATSF]  = {'2', 0},
+    [A_LOGITS]  = {'V', 0},        // behind the loss probabilities, then dlogits
+    [A_LOSSES]  = {'1', 0},
+    [A_PREFIX]  = {'G', 0},
+    [A_DX]      = {'C', 0},
+    [A_DNORM]   = {'C', 0},      // of a LayerNorm's output: dlnf, du, dln1 in turn
+    [A_DY]      = {'C', 0},
+    [A_DQKV]    = {'3', 0},
+    [A_DFC]     = {'4', 0},
+    [A_DHIDDEN] = {'H', 0},
+    [A_DLOW]    = {'R', 0},
+    [A_DPREFIX] = {'G', 0},
+    [A_PICKED]  = {'N', 0},
+    [A_WI_U]    = {'H', FOR_BACKWARD},          // of each extension: see Residue
+    [A_WG_U]    = {'H', FOR_BACKWARD},
+    [A_HIDDEN]  = {'H', FOR_BACKWARD},
+    [A_ADAPTER] = {'C', FOR_BACKWARD},
+    [A_Z]       = {'1', ALWAYS},
+    [A_GATE]    = {'1', ALWAYS},
+    [A_L1]      = {'1', ALWAYS},
+    [A_LOW]     = {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD},  // of the four linear layers
 };
 
 // Layer l of a buffer is at[id] + l * stride[id].
@@ -803,22 +801,17 @@ static void activations_free(Activations *a) { free(a->memory), free(a->row_of);
 static real *layer_of(const Buffers *b, int id, size_t l) { return b->at[id] + l * b->stride[id]; }
 
 // Layer l of all buffers.
-typedef struct { real *at[BUFFERS]; } Layer;
-
-static Layer layer_at(const Buffers *b, size_t l) {
-    Layer s;
-    for (int id = 0; id < BUFFERS; id++) s.at[id] = layer_of(b, id, l);
-    return s;
+static void layer_at(real *s[BUFFERS], const Buffers *b, size_t l) {
+    for (int id = 0; id < BUFFERS; id++) s[id] = layer_of(b, id, l);
 }
 
 // What extension e keeps in layer l.
 static Residue residue_at(const Model *m, const Activations *a, size_t e, size_t l) {
-    const bool prefix = m->extension[e]->config.gate_input == INPUT_PREFIX;
-    const Layer s = layer_at(&a->extension[e], l);
-    const size_t C = m->dims.channels;
-    return (Residue){s.at[A_WI_U], s.at[A_WG_U], s.at[A_HIDDEN], s.at[A_ADAPTER], s.at[A_Z],
-                     s.at[A_GATE], s.at[A_L1],
-                     prefix ? a->own.at[A_PREFIX] + a->start * 2 * C : layer_of(&a->own, A_U, l)};
+    bool prefix = m->extension[e]->config.gate_input == INPUT_PREFIX;
+    real *s[BUFFERS], *u = layer_of(&a->own, A_U, l);
+    layer_at(s, &a->extension[e], l);
+    return (Residue){s[A_WI_U], s[A_WG_U], s[A_HIDDEN], s[A_ADAPTER], s[A_Z], s[A_GATE], s[A_L1],
+                     prefix ? a->own.at[A_PREFIX] + a->start * 2 * m->dims.channels : u};
 }
 
 // Layer l of an extension's adapter and gate: weights, or their gradients.
@@ -841,10 +834,13 @@ static const Linear PROJ = {PROJ_W, PROJ_BIAS, PROJ_A, PROJ_B, A_LOW + 1};
 static const Linear FC = {FC_W, FC_BIAS, FC_A, FC_B, A_LOW + 2};
 static const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_A, FCPROJ_B, A_LOW + 3};
 
+// Does a linear layer train, itself or the LoRA beside it?
+static bool trains(const Tensors *grad, Linear k) { return grad->at[k.w] || grad->at[k.lora_a]; }
+
 // out = x W + bias + add, and every LoRA beside it. add may be NULL.
 static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l, real *out,
                                  const real *x, const real *add) {
-    const size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
+    size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
     linear_forward(out, x, tensor(&m->w, k.w, l), tensor(&m->w, k.bias, l), add, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *own = m->extension[e];
@@ -860,7 +856,7 @@ static const Tensors no_tensors;  // the gradients of an extension that is froze
 static void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad,
                                   Linear k, size_t l, real *dx, bool add, const real *dout,
                                   const real *x) {
-    const size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
+    size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
     linear_backward(dx, tensor(grad, k.w, l), tensor(grad, k.bias, l), dout, x,
                     tensor(&m->w, k.w, l), add ? dx : NULL, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
@@ -880,8 +876,8 @@ static void block_linear_backward(const Model *m, const Activations *a, const Te
 static void model_forward(const Model *m, Activations *a, const int *tokens, size_t B, size_t T,
                           size_t start) {
     const Tensors *w = &m->w;
-    const size_t C = m->dims.channels, L = m->dims.layers, V = m->dims.vocab, n = B * (T - start);
-    const size_t rows = a->n_logits;
+    size_t C = m->dims.channels, L = m->dims.layers, V = m->dims.vocab, n = B * (T - start);
+    size_t rows = a->n_logits;
     a->B = B, a->T = T, a->start = start, a->n = n;
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *x = m->extension[e];
@@ -889,25 +885,23 @@ static void model_forward(const Model *m, Activations *a, const int *tokens, siz
     }
     embedding_forward(a->own.at[A_X], tokens, m->wte, w->at[WPE], B, T, start, C);
     for (size_t l = 0; l < L; l++) {
-        const Layer s = layer_at(&a->own, l);
-        real *x = s.at[A_X], *ln1 = s.at[A_LN1], *qkv = s.at[A_QKV], *y = s.at[A_Y];
-        real *mid = s.at[A_MID], *u = s.at[A_U], *fc = s.at[A_FC], *gelu = s.at[A_GELU];
-        real *out = layer_of(&a->own, A_X, l + 1);
-        layernorm_forward(ln1, s.at[A_STATS1], x, tensor(w, LN1_W, l), tensor(w, LN1_B, l), n, C);
-        block_linear_forward(m, a, QKV, l, qkv + start * 3 * C, ln1, NULL);
-        attention_forward(y, s.at[A_ATT], qkv, B, T, start, m->dims.heads, C);
-        block_linear_forward(m, a, PROJ, l, mid, y + start * C, x);
-        layernorm_forward(u, s.at[A_STATS2], mid, tensor(w, LN2_W, l), tensor(w, LN2_B, l), n, C);
+        real *s[BUFFERS], *out = layer_of(&a->own, A_X, l + 1);
+        layer_at(s, &a->own, l);
+        layernorm_forward(s[A_LN1], s[A_STATS1], s[A_X], tensor(w, LN1_W, l), tensor(w, LN1_B, l), n, C);
+        block_linear_forward(m, a, QKV, l, s[A_QKV] + start * 3 * C, s[A_LN1], NULL);
+        attention_forward(s[A_Y], s[A_ATT], s[A_QKV], B, T, start, m->dims.heads, C);
+        block_linear_forward(m, a, PROJ, l, s[A_MID], s[A_Y] + start * C, s[A_X]);
+        layernorm_forward(s[A_U], s[A_STATS2], s[A_MID], tensor(w, LN2_W, l), tensor(w, LN2_B, l), n, C);
         if (l == 0 && reads_prefix(m))
-            prefix_forward(a->own.at[A_PREFIX] + start * 2 * C, u, B, T, start, C);
-        block_linear_forward(m, a, FC, l, fc, u, NULL);
-        gelu_forward(gelu, fc, n * 4 * C);
-        block_linear_forward(m, a, FCPROJ, l, out, gelu, mid);
+            prefix_forward(s[A_PREFIX] + start * 2 * C, s[A_U], B, T, start, C);
+        block_linear_forward(m, a, FC, l, s[A_FC], s[A_U], NULL);
+        gelu_forward(s[A_GELU], s[A_FC], n * 4 * C);
+        block_linear_forward(m, a, FCPROJ, l, out, s[A_GELU], s[A_MID]);
         for (size_t e = 0; e < m->n_extensions; e++) {
-            const Extension *own = m->extension[e];
-            if (own->sets & SET_ADAPTER)
-                residue_forward(out, residue_at(m, a, e, l), u, residue_tensors(&own->w, l),
-                                own->config.gate, n, C, own->dims.hidden, own->dims.gate_in);
+            const Extension *x = m->extension[e];
+            if (x->sets & SET_ADAPTER)
+                residue_forward(out, residue_at(m, a, e, l), s[A_U], residue_tensors(&x->w, l),
+                                x->config.gate, n, C, x->dims.hidden, x->dims.gate_in);
         }
     }
     real *lnf = a->own.at[A_LNF], *last = layer_of(&a->own, A_X, L) + (n - rows) * C;
@@ -930,18 +924,18 @@ typedef struct { double lm, local, lm_scale, local_scale; } Loss;
 // last extension's layers and the old-domain tokens (a gate's cross-entropy: over all tokens).
 static Loss model_loss(const Model *m, const Activations *a, const Batch *batch) {
     const Extension *x = last_extension(m);
-    const LocalKind kind = x && x->sets & SET_ADAPTER ? x->config.local : LOCAL_NONE;
+    LocalKind kind = x && x->sets & SET_ADAPTER ? x->config.local : LOCAL_NONE;
     const real *losses = a->own.at[A_LOSSES];
     Loss loss = {0, 0, 0, 0};
     crossentropy_forward(a->own.at[A_LOSSES], a->own.at[A_LOGITS], batch->targets, a->n,
                          m->dims.vocab);
     for (size_t t = 0; t < a->n; t++) {
-        const bool is_old = batch->is_old[t];
+        bool is_old = batch->is_old[t];
         loss.lm_scale += batch->targets[t] >= 0;  // counted first
         loss.lm += (double)losses[t];
         if (kind == LOCAL_NONE || (kind == LOCAL_L1 && !is_old)) continue;
         for (size_t l = 0; l < m->dims.layers; l++, loss.local_scale++) {
-            const Residue r = residue_at(m, a, m->n_extensions - 1, l);
+            Residue r = residue_at(m, a, m->n_extensions - 1, l);
             loss.local += kind == LOCAL_L1 ? (double)r.l1[t] : gate_crossentropy((double)r.z[t], is_old);
         }
     }
@@ -970,7 +964,7 @@ static void head_backward(const Backward *p) {
     const Buffers *s = &p->a->own;
     const Tensors *grad = p->grad;
     const Extension *x = last_extension(m);
-    const size_t C = m->dims.channels, V = m->dims.vocab, n = p->a->n;
+    size_t C = m->dims.channels, V = m->dims.vocab, n = p->a->n;
     real *dlogits = s->at[A_LOGITS], *lnf = s->at[A_LNF], *dlnf = s->at[A_DNORM], *dx = s->at[A_DX];
     matmul(dlnf, C, n, C, V, plain(dlogits, V), plain(m->wte, C), NULL, NULL);
     if (grad->at[WTE])
@@ -987,14 +981,14 @@ static void head_backward(const Backward *p) {
 static void residues_backward(const Backward *p, size_t l, real *du) {
     const Model *m = p->m;
     const Buffers *s = &p->a->own;
-    const size_t C = m->dims.channels;
+    size_t C = m->dims.channels;
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *x = m->extension[e];
         if (!(x->sets & SET_ADAPTER)) continue;
-        const bool last = x == last_extension(m);
-        const LocalKind local = last ? x->config.local : LOCAL_NONE;
-        const double terms = local == LOCAL_L1 ? (double)C : 1;
-        const real weight = (real)(x->config.alpha * p->loss.local_scale / terms);
+        bool last = x == last_extension(m);
+        LocalKind local = last ? x->config.local : LOCAL_NONE;
+        double terms = local == LOCAL_L1 ? C : 1;
+        real weight = (real)(x->config.alpha * p->loss.local_scale / terms);
         real *dprefix = p->prefix ? s->at[A_DPREFIX] : NULL;
         residue_backward(du, x->config.gate_input == INPUT_PREFIX ? dprefix : du,
                          residue_tensors(last ? p->grad : &no_tensors, l), s->at[A_DX],
@@ -1009,34 +1003,35 @@ static void block_backward(const Backward *p, size_t l) {
     const Model *m = p->m;
     const Activations *a = p->a;
     const Tensors *w = &m->w, *grad = p->grad;
-    const Layer s = layer_at(&a->own, l);
-    const size_t C = m->dims.channels, n = a->n;
-    const bool below = l > 0 || p->embedding, inside = below || p->attention;
-    real *dx = s.at[A_DX], *dqkv = s.at[A_DQKV], *dy = s.at[A_DY], *dfc = s.at[A_DFC];
-    real *du = s.at[A_DNORM], *dln1 = s.at[A_DNORM];  // in turn
+    real *s[BUFFERS];
+    layer_at(s, &a->own, l);
+    size_t C = m->dims.channels, n = a->n;
+    bool below = l > 0 || p->embedding, inside = below || p->attention;
+    real *dx = s[A_DX], *dqkv = s[A_DQKV], *dy = s[A_DY], *dfc = s[A_DFC];
+    real *du = s[A_DNORM], *dln1 = s[A_DNORM];  // in turn
     memset(du, 0, n * C * sizeof(real));
     residues_backward(p, l, inside ? du : NULL);
     if (!inside) return;
-    if (l == 0 && p->prefix) prefix_backward(du, s.at[A_DPREFIX], a->B, a->T, C);
-    block_linear_backward(m, a, grad, FCPROJ, l, dfc, false, dx, s.at[A_GELU]);
-    gelu_backward(dfc, dfc, s.at[A_FC], n * 4 * C);
-    block_linear_backward(m, a, grad, FC, l, du, true, dfc, s.at[A_U]);
-    layernorm_backward(dx, tensor(grad, LN2_W, l), tensor(grad, LN2_B, l), du, s.at[A_MID],
-                       s.at[A_STATS2], tensor(w, LN2_W, l), n, C);
-    block_linear_backward(m, a, grad, PROJ, l, dy, false, dx, s.at[A_Y]);
-    attention_backward(dqkv, dy, s.at[A_ATT], s.at[A_QKV], a->B, a->T, m->dims.heads, C);
-    block_linear_backward(m, a, grad, QKV, l, below ? dln1 : NULL, false, dqkv, s.at[A_LN1]);
+    if (l == 0 && p->prefix) prefix_backward(du, s[A_DPREFIX], a->B, a->T, C);
+    block_linear_backward(m, a, grad, FCPROJ, l, dfc, false, dx, s[A_GELU]);
+    gelu_backward(dfc, dfc, s[A_FC], n * 4 * C);
+    block_linear_backward(m, a, grad, FC, l, du, true, dfc, s[A_U]);
+    layernorm_backward(dx, tensor(grad, LN2_W, l), tensor(grad, LN2_B, l), du, s[A_MID],
+                       s[A_STATS2], tensor(w, LN2_W, l), n, C);
+    block_linear_backward(m, a, grad, PROJ, l, dy, false, dx, s[A_Y]);
+    attention_backward(dqkv, dy, s[A_ATT], s[A_QKV], a->B, a->T, m->dims.heads, C);
+    block_linear_backward(m, a, grad, QKV, l, below ? dln1 : NULL, false, dqkv, s[A_LN1]);
     if (below)
-        layernorm_backward(dx, tensor(grad, LN1_W, l), tensor(grad, LN1_B, l), dln1, s.at[A_X],
-                           s.at[A_STATS1], tensor(w, LN1_W, l), n, C);
+        layernorm_backward(dx, tensor(grad, LN1_W, l), tensor(grad, LN1_B, l), dln1, s[A_X],
+                           s[A_STATS1], tensor(w, LN1_W, l), n, C);
 }
 
 // After model_loss, which returned `loss`: the gradients of l_LM + alpha l_local, in grad.
 static void model_backward(const Model *m, const Activations *a, const Tensors *grad,
                            const Batch *batch, Loss loss) {
-    const size_t C = m->dims.channels;
+    size_t C = m->dims.channels;
     real *new_rows = grad->at[NEW_ROWS], *dwte = new_rows ? new_rows : grad->at[WTE];
-    Backward p = {m, a, grad, batch, loss, dwte, grad->at[QKV_W] || grad->at[QKV_A], false};
+    Backward p = {m, a, grad, batch, loss, dwte, trains(grad, QKV), false};
     p.prefix = reads_prefix(m) && (p.embedding || p.attention);
     if (p.prefix) memset(a->own.at[A_DPREFIX], 0, a->n * 2 * C * sizeof(real));
     crossentropy_backward(a->own.at[A_LOGITS], batch->targets, (real)loss.lm_scale, a->n,
@@ -1054,8 +1049,8 @@ static void model_backward(const Model *m, const Activations *a, const Tensors *
 // The learning rate at a step, from 1 on: a linear rise over `warmup` steps to the peak, then half a
 // cosine down to floor * peak.
 static double learning_rate(const TrainConfig *c, long step) {
-    if (step <= c->warmup) return c->lr * (double)step / (double)c->warmup;
-    const double progress = (double)(step - c->warmup) / (double)(c->steps - c->warmup);
+    if (step <= c->warmup) return c->lr * step / c->warmup;
+    double progress = (double)(step - c->warmup) / (c->steps - c->warmup);
     return c->lr * (c->floor + (1 - c->floor) * 0.5 * (1 + cos(3.141592653589793 * progress)));
 }
 
@@ -1074,23 +1069,23 @@ static double tensors_norm(const Tensors *t) {
 // w no longer holds numbers.
 static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v,
                          const Dims *d, long step, double lr, double decay, double clip) {
-    const double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
-    const real scale = (real)(norm > clip ? clip / norm : 1), epsilon = (real)1e-8;
-    const real b1 = (real)beta1, b2 = (real)beta2;
-    const real rate = (real)(lr / (1 - pow(beta1, (double)step)));
-    const real correction = (real)(1 / (1 - pow(beta2, (double)step)));
+    double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
+    real scale = (real)(norm > clip ? clip / norm : 1), epsilon = (real)1e-8;
+    real b1 = (real)beta1, b2 = (real)beta2;
+    real rate = (real)(lr / (1 - pow(beta1, step)));
+    real correction = (real)(1 / (1 - pow(beta2, step)));
     for (int id = 0; id < TENSORS; id++) {
         if (!g->at[id]) continue;
-        const real keep = (real)(table[id].rows == '1' ? 1 : 1 - lr * decay);
+        real keep = (real)(table[id].rows == '1' ? 1 : 1 - lr * decay);
         real *wt = w->at[id], *mt = m->at[id], *vt = v->at[id];
         const real *gt = g->at[id];
-        const size_t size = tensor_layers(id, d) * g->layer_size[id];
+        size_t size = tensor_layers(id, d) * g->layer_size[id];
         #pragma omp parallel for simd
         for (size_t i = 0; i < size; i++) {
-            const real gi = gt[i] * scale;
+            real gi = gt[i] * scale;
             mt[i] = b1 * mt[i] + (1 - b1) * gi;
             vt[i] = b2 * vt[i] + (1 - b2) * gi * gi;
-            const real deviation = (real)sqrt((double)(vt[i] * correction));  // in real's width
+            real deviation = (real)sqrt((double)(vt[i] * correction));  // in real's width
             wt[i] = wt[i] * keep - rate * mt[i] / (deviation + epsilon);
         }
     }
@@ -1111,16 +1106,16 @@ typedef struct {
 
 // The domain among `count` that a uniform x in [0, 1) falls on.
 static const Tokens *pick(const Tokens *domains, size_t count, double x) {
-    return &domains[min_size((size_t)(x * (double)count), count - 1)];
+    return &domains[min_size((size_t)(x * count), count - 1)];
 }
 
 // Draws a batch. A sequence starts anywhere in its text. The draws do not depend on p.
 static void loader_next(Loader *loader, Batch *batch) {
-    const size_t T = batch->T;
-    const double p = loader->n_old ? loader->p : 0, q = loader->n_penalty_only ? loader->q : 0;
+    size_t T = batch->T;
+    double p = loader->n_old ? loader->p : 0, q = loader->n_penalty_only ? loader->q : 0;
     for (size_t b = 0; b < batch->B; b++) {
-        const double x = random_uniform(&loader->random), start = random_uniform(&loader->random);
-        const bool is_old = x < p, penalty_only = !is_old && x < p + q;
+        double x = random_uniform(&loader->random), start = random_uniform(&loader->random);
+        bool is_old = x < p, penalty_only = !is_old && x < p + q;
         const Tokens *from = is_old ? pick(loader->old, loader->n_old, x / p)
                            : penalty_only
                            ? pick(loader->penalty_only, loader->n_penalty_only, (x - p) / q)
@@ -1151,7 +1146,7 @@ static Training training_new(Model *m, size_t B, size_t T) {
     const Extension *x = last_extension(m);
     Training t = {.m = m, .w = x ? &x->w : &m->w, .dims = x ? &x->dims : &m->dims,
                   .frozen = x ? m->n_extensions - 1 : 0};
-    const int sets = x ? x->sets : SET_BACKBONE;
+    int sets = x ? x->sets : SET_BACKBONE;
     t.grad = tensors_allocate(sets, t.dims);
     t.adam_m = tensors_allocate(sets, t.dims);
     t.adam_v = tensors_allocate(sets, t.dims);
@@ -1169,7 +1164,7 @@ static void training_free(Training *t) {
 // One step on the batch that is there. Returns its losses, as they were before the step.
 static Loss training_step(Training *t, double lr, double decay) {
     model_forward(t->m, &t->a, t->batch.tokens, t->batch.B, t->batch.T, 0);
-    const Loss loss = model_loss(t->m, &t->a, &t->batch);
+    Loss loss = model_loss(t->m, &t->a, &t->batch);
     model_backward(t->m, &t->a, &t->grad, &t->batch, loss);
     t->norm = adamw_step(t->w, &t->grad, &t->adam_m, &t->adam_v, t->dims, ++t->step, lr, decay, 1);
     return loss;
@@ -1187,25 +1182,21 @@ static void state_save(const StateFile *file, const Training *t, const Loader *l
 static double state_load(const StateFile *file, Training *t, Loader *loader);  // -> seconds so far
 static void print_training(const Training *t, const TrainConfig *c);
 
-// Prints a line of progress on stderr: over the last one on a terminal, elsewhere at every tenth of
-// the way. start: when it began, by now(); tokens: how many each step handles.
-static void progress(const char *label, long step, long steps, const char *text, double start,
-                     double tokens);
 static volatile sig_atomic_t interrupted;  // by Ctrl-C
 static _Noreturn void end_interrupted(const char *what, const char *how_to_go_on);
 
 // Trains m's last extension or, if it has none, its backbone, on what the loader draws. Returns the
 // seconds it took, over all sittings. When interrupted, saves the state and ends the program. Dies on
-// a loss that is not finite, and if what is frozen does not come out as it went in.
+// a loss that is not finite.
 static double train(Model *m, const TrainConfig *c, Loader *loader, const StateFile *file) {
-    Training t = training_new(m, (size_t)c->batch, (size_t)c->seq_len);
+    Training t = training_new(m, c->batch, c->seq_len);
     const char *name = methods[c->method].name;
     print_training(&t, c);
-    const double before = state_load(file, &t, loader), start = now();
-    const long first = t.step;
+    double before = state_load(file, &t, loader), start = now();
+    long first = t.step;
     while (t.step < c->steps) {
         loader_next(loader, &t.batch);
-        const Loss loss = training_step(&t, learning_rate(c, t.step + 1), c->decay);
+        Loss loss = training_step(&t, learning_rate(c, t.step + 1), c->decay);
         if (!isfinite(loss.lm + loss.local + t.norm))
             die("%s: at step %ld the loss is %g, the gradient's norm %g; a lower --lr may help", name,
                 t.step, loss.lm + loss.local, t.norm);
@@ -1213,13 +1204,11 @@ static double train(Model *m, const TrainConfig *c, Loader *loader, const StateF
         snprintf(text, sizeof text, c->local == LOCAL_NONE ? "loss %.3f" : "loss %.3f + %.4f local",
                  loss.lm, loss.local);
         progress(name, t.step - first, c->steps - first, text, start, (double)(c->batch * c->seq_len));
-        const bool stop = interrupted && t.step < c->steps;  // read once: a signal may come any time
+        bool stop = interrupted && t.step < c->steps;  // read once: a signal may come any time
         if (stop || (file->save_every && t.step < c->steps && t.step % file->save_every == 0))
             state_save(file, &t, loader, before + now() - start);
         if (stop) end_interrupted(name, join("--resume goes on from", " ", file->path));
     }
-    if (m->n_extensions && model_hash(m, t.frozen) != m->hash[t.frozen])
-        die("%s: what is frozen has changed: a defect of nr", name);
     m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
     training_free(&t);
     return before + now() - start;
@@ -1231,36 +1220,35 @@ static double train(Model *m, const TrainConfig *c, Loader *loader, const StateF
 // How a gate behaves on a text: its mean, how often it is exactly 0, and the mean of |r|_1 / C.
 typedef struct { double gate, closed, residue; } GateScore;
 
-// Mean loss in nats a token, bits a byte of text, and the gates of every extension, over all layers.
+// Mean loss in nats a token, bits a byte of text, and every extension's gates, over all layers.
 typedef struct { double loss, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
 
-// Adds to gates (extensions, L) their means over `count` tokens, of which the pass has run n.
-static void gates_add(GateScore *gates, const Model *m, const Activations *a, size_t n,
-                      double count) {
-    const size_t L = m->dims.layers;
+// Adds to the score's gates what they do on the first n rows of a pass.
+static void gates_add(Score *s, const Model *m, const Activations *a, size_t n) {
+    size_t L = m->dims.layers;
     for (size_t k = 0; k < m->n_extensions * L; k++) {
+        GateScore *g = &s->gates[k / L];
         if (!(m->extension[k / L]->sets & SET_ADAPTER)) continue;
-        const Residue r = residue_at(m, a, k / L, k % L);
+        Residue r = residue_at(m, a, k / L, k % L);
         for (size_t t = 0; t < n; t++) {
-            gates[k].gate += (double)r.gate[t] / count;
-            gates[k].closed += (r.gate[t] == 0) / count;
-            gates[k].residue += (double)r.l1[t] / count;
+            g->gate += (double)r.gate[t] / (L * s->tokens);
+            g->closed += (r.gate[t] == 0) / (double)(L * s->tokens);
+            g->residue += (double)r.l1[t] / (L * s->tokens);
         }
     }
 }
 
-// Scores a whole file: windows of T predictions, T apart, the last one partial. gates (extensions, L):
-// receives what they do in each layer. When interrupted, ends the program.
-static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *gates) {
-    const size_t rows = T < 1024 ? 1024 / T * T : T, L = m->dims.layers;
-    const size_t count = file->count - 1;  // every token but the first is predicted
+// Scores a whole file: windows of T predictions, T apart, the last one partial. When
+// interrupted, ends the program.
+static Score evaluate(const Model *m, const Tokens *file, size_t T) {
+    size_t rows = T < 1024 ? 1024 / T * T : T;
+    size_t count = file->count - 1;  // every token but the first is predicted
     Activations a = activations_new(m, rows / T, T, rows, NULL, false);
     int *tokens = allocate(2 * rows, sizeof(int)), *targets = tokens + rows;
     Score s = {.tokens = count};
-    const double start = now();
-    memset(gates, 0, m->n_extensions * L * sizeof *gates);
+    double start = now();
     for (size_t first = 0; first < count; first += rows) {
-        const size_t n = min_size(rows, count - first);
+        size_t n = min_size(rows, count - first);
         for (size_t i = 0; i < rows; i++) {
             tokens[i] = i < n ? file->ids[first + i] : 0;
             targets[i] = i < n ? file->ids[first + i + 1] : -1;
@@ -1273,19 +1261,14 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *g
             s.bytes += length;
             s.loss += (double)a.own.at[A_LOSSES][i];
         }
-        gates_add(gates, m, &a, n, (double)count);
+        gates_add(&s, m, &a, n);
         if (now() - start > 2)
             progress("eval", (long)(first / rows + 1), (long)((count - 1) / rows + 1), file->name,
-                     start, (double)rows);
+                     start, rows);
         if (interrupted) end_interrupted("evaluation", "start it again");
     }
-    s.bpb = s.loss / 0.6931471805599453 / (double)s.bytes;
-    s.loss /= (double)count;
-    for (size_t k = 0; k < m->n_extensions * L; k++) {
-        s.gates[k / L].gate += gates[k].gate / (double)L;
-        s.gates[k / L].closed += gates[k].closed / (double)L;
-        s.gates[k / L].residue += gates[k].residue / (double)L;
-    }
+    s.bpb = s.loss / 0.6931471805599453 / s.bytes;
+    s.loss /= count;
     activations_free(&a);
     free(tokens);
     return s;
@@ -1293,7 +1276,7 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T, GateScore *g
 
 // Draws a token from softmax(logits / temperature); temperature 0 takes the most likely.
 static int sample_token(const real *logits, size_t V, double temperature, Random *random) {
-    const real max = largest(V, logits);
+    real max = largest(V, logits);
     double sum = 0;
     size_t token = 0;
     if (temperature == 0) {
@@ -1321,7 +1304,7 @@ typedef struct {
 // Begins with a prompt of at least one token.
 static Sampler sampler_new(const Model *m, const int *prompt, size_t count, double temperature,
                            Random random) {
-    const size_t T = m->dims.positions;
+    size_t T = m->dims.positions;
     Sampler s = {.m = m, .count = count, .temperature = temperature, .random = random};
     s.a = activations_new(m, 1, T, 1, NULL, true);
     s.tokens = memcpy(allocate(max_size(count, T) + 1, sizeof(int)), prompt, count * sizeof(int));
@@ -1332,7 +1315,7 @@ static void sampler_free(Sampler *s) { activations_free(&s->a), free(s->tokens);
 
 // Draws the next token.
 static int sampler_next(Sampler *s) {
-    const size_t T = s->m->dims.positions, half = (T + 1) / 2;
+    size_t T = s->m->dims.positions, half = (T + 1) / 2;
     if (s->count > T) {
         memmove(s->tokens, s->tokens + s->count - half, half * sizeof(int));
         s->count = half;
@@ -1354,37 +1337,33 @@ static int sampler_next(Sampler *s) {
 // Lays out the buffers: while there is no memory yet, only to know their size.
 static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T,
                                 const Tensors *grad, bool cache) {
-    const size_t L = m->dims.layers;
-    const bool for_weights[] = {grad && (grad->at[QKV_W] || grad->at[QKV_A]),
-                                grad && (grad->at[PROJ_W] || grad->at[PROJ_A]),
-                                grad && (grad->at[FCPROJ_W] || grad->at[FCPROJ_A])};
+    int asked = ALWAYS | (cache ? FOR_CACHE : 0);
+    if (grad) {
+        asked |= FOR_BACKWARD | (trains(grad, QKV) ? FOR_QKV_W : 0)
+               | (trains(grad, PROJ) ? FOR_PROJ_W : 0) | (trains(grad, FCPROJ) ? FOR_FCPROJ_W : 0);
+    }
     Dims widest = m->dims;
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Dims *d = &m->extension[e]->dims;
         widest.hidden = max_size(widest.hidden, d->hidden);
         widest.rank = max_size(widest.rank, d->rank);
         widest.new_rows = max_size(widest.new_rows, d->new_rows);
-        if (reads_prefix(m)) widest.gate_in = 2 * m->dims.channels;
+        if (reads_prefix(m)) widest.gate_in = 2 * d->channels;
     }
     a->size = 0;
     for (size_t e = 0; e <= m->n_extensions; e++) {
         Buffers *s = e ? &a->extension[e - 1] : &a->own;
         const Dims *d = e ? &m->extension[e - 1]->dims : &widest;
         for (int id = e ? MODEL_BUFFERS : 0; id < (e ? BUFFERS : MODEL_BUFFERS); id++) {
-            const int rule = buffers[id].copies;
-            size_t rows = id >= A_LNF && id <= A_LOSSES ? a->n_logits : B * T, copies = 1;
-            const size_t width = id == A_ATT ? T * d->heads : size_of(buffers[id].width, d);
-            if (rule == GRADIENT && !grad) rows = 0;
-            if (e && !d->hidden && id < A_LOW) rows = 0;
-            if (rule == PER_LAYER || (grad && rule == KEPT) || (rule == CACHED && (grad || cache))
-                || (rule >= FOR_QKV_W && rule < GRADIENT && for_weights[rule - FOR_QKV_W])) copies = L;
-            if (grad && rule == KEPT_X) copies = L + 1;
-            if ((double)copies * (double)rows * (double)width > 0x1p48)  // sums of these fit 64 bits
-                die("out of memory: activations of %zu layers, %zu x %zu each", L, rows, width);
-            const size_t size = (rows * width + 15) / 16 * 16;
+            size_t width = id == A_ATT ? T * d->heads : size_of(buffers[id].width, d);
+            size_t rows = id >= A_LNF && id <= A_LOSSES ? a->n_logits : B * T;
+            size_t copies = buffers[id].copies & asked ? d->layers + (id == A_X) : 1;
+            bool unused = e ? id < A_LOW && !d->hidden : id >= A_DX && !grad;
+            if ((double)copies * rows * width > 0x1p48)  // sums of these fit 64 bits
+                die("out of memory: activations of %zu layers, %zu x %zu each", copies, rows, width);
             s->at[id] = a->memory ? a->memory + a->size : NULL;
-            s->stride[id] = copies > 1 ? size : 0;
-            a->size += copies * size;
+            s->stride[id] = copies > 1 ? round_up(rows * width, 16) : 0;
+            if (!unused) a->size += copies * round_up(rows * width, 16);
         }
     }
 }
@@ -1415,7 +1394,7 @@ static Tensors tensors_lay_out(real *memory, int sets, const Dims *d) {
 }
 
 static Tensors tensors_allocate(int sets, const Dims *d) {
-    const size_t size = tensors_lay_out(NULL, sets, d).size;
+    size_t size = tensors_lay_out(NULL, sets, d).size;
     return tensors_lay_out(allocate(size, sizeof(real)), sets, d);
 }
 
@@ -1425,7 +1404,7 @@ static StoredList tensors_list(const Tensors *t, const Dims *d, int *ids) {
     StoredList list = {0};
     for (int id = 0; id < TENSORS; id++)
         for (size_t l = 0; t->layer_size[id] && l < tensor_layers(id, d); l++) {
-            const size_t rows = table[id].rows == '1' ? 0 : tensor_rows(id, d);
+            size_t rows = table[id].rows == '1' ? 0 : tensor_rows(id, d);
             Stored *x = stored_add(&list, "F32", rows, tensor_cols(id, d));
             snprintf(x->name, sizeof x->name, table[id].name, (int)l);
             x->data = tensor(t, id, l);
@@ -1441,13 +1420,13 @@ static StoredList tensors_list(const Tensors *t, const Dims *d, int *ids) {
 static uint64_t model_hash(const Model *m, size_t count) {
     const Extension *x = count ? m->extension[count - 1] : NULL;
     StoredList list = x ? tensors_list(&x->w, &x->dims, x->ids) : tensors_list(&m->w, &m->dims, NULL);
-    const uint64_t hash = stored_hash(count ? m->hash[count - 1] : 0, &list);
+    uint64_t hash = stored_hash(count ? m->hash[count - 1] : 0, &list);
     free(list.at);
     return hash;
 }
 
 static void extension_attach(Model *m, Extension *x) {
-    const size_t size = m->dims.vocab * m->dims.channels;
+    size_t size = m->dims.vocab * m->dims.channels;
     if (m->n_extensions == MAX_EXTENSIONS) die("at most %d extensions on one model", MAX_EXTENSIONS);
     m->extension[m->n_extensions++] = x;
     m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
@@ -1468,7 +1447,7 @@ static Model *model_new(const Dims *d, const TrainConfig *c, Tokenizer *tokenize
     *m = (Model){.dims = *d, .tokenizer = tokenizer, .w = tensors_allocate(SET_BACKBONE, d)};
     m->wte = m->w.at[WTE];
     m->unseen = memset(allocate(d->vocab, sizeof *m->unseen), true, d->vocab);
-    Random random = random_stream((uint64_t)c->seed, FOR_BACKBONE);
+    Random random = random_stream(c->seed, FOR_BACKBONE);
     tensors_init(&m->w, d, c, &random);
     m->hash[0] = model_hash(m, 0);
     return m;
@@ -1488,7 +1467,7 @@ enum { LARGEST = 1 << 20 };  // of any size; their products fit 64 bits
 static void dims_check(const char *source, const Dims *d) {
     if (d->channels % d->heads)
         die("%s: %zu heads do not divide %zu channels", source, d->heads, d->channels);
-    const size_t size = tensors_lay_out(NULL, SET_BACKBONE, d).size, most = (size_t)4 << 30;
+    size_t size = tensors_lay_out(NULL, SET_BACKBONE, d).size, most = (size_t)4 << 30;
     if (size > most) die("%s: these sizes make %zu parameters, at most %zu", source, size, most);
 }
 
@@ -1594,7 +1573,7 @@ static void config_read(TrainConfig *c, const Safetensors *s);  // room 11
 static void extension_load(Model *m, const char *path) {
     Safetensors s = safetensors_open(path);
     Extension *x = allocate(1, sizeof *x);
-    const uint64_t upon = metadata_hash(&s, "upon");
+    uint64_t upon = metadata_hash(&s, "upon");
     size_t k = 0;
     while (k < m->n_extensions && m->hash[k] != upon) k++;
     if (m->hash[k] != upon)
@@ -1602,9 +1581,9 @@ static void extension_load(Model *m, const char *path) {
             " (-x in the order of training)", path, upon, m->hash[m->n_extensions]);
     config_read(&x->config, &s);
     x->dims = m->dims;
-    x->dims.hidden = (size_t)x->config.hidden;
-    x->dims.rank = (size_t)x->config.rank;
-    x->dims.new_rows = (size_t)x->config.new_rows;
+    x->dims.hidden = x->config.hidden;
+    x->dims.rank = x->config.rank;
+    x->dims.new_rows = x->config.new_rows;
     if (x->dims.new_rows > m->dims.vocab)
         die("%s: %zu new rows, the vocabulary has %zu", path, x->dims.new_rows, m->dims.vocab);
     extension_complete(x);
@@ -1720,25 +1699,11 @@ static real l1_norm(size_t n, const real *a) {
     return sum;
 }
 
-// Lane by lane in plain C: clang does not vectorise reduction(max).
 static real largest(size_t n, const real *a) {
-    real top[LANES], max = a[0];
-    for (int l = 0; l < LANES; l++) top[l] = a[0];
-    size_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int l = 0; l < LANES; l++) {
-            const real x = a[i + (size_t)l];
-            top[l] = x > top[l] ? x : top[l];
-        }
-    for (int l = 0; l < LANES; l++) max = top[l] > max ? top[l] : max;
-    for (; i < n; i++) max = a[i] > max ? a[i] : max;
+    real max = a[0];
+    #pragma omp simd reduction(max : max)
+    for (size_t i = 1; i < n; i++) max = a[i] > max ? a[i] : max;
     return max;
-}
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 static real *scratch(int slot, size_t size) {
@@ -1765,7 +1730,7 @@ static uint64_t random_bits(Random *r) {
 static double random_uniform(Random *r) { return (double)(random_bits(r) >> 11) * 0x1p-53; }
 
 static double random_normal(Random *r) {  // Box and Muller
-    const double radius = sqrt(-2 * log(1 - random_uniform(r)));
+    double radius = sqrt(-2 * log(1 - random_uniform(r)));
     return radius * cos(6.283185307179586 * random_uniform(r));
 }
 
@@ -1782,14 +1747,12 @@ static double random_normal(Random *r) {  // Box and Muller
 //              order whoever computes it: the same bits for any number of threads.
 enum { KC = 768, MC = 48, NC = 3072, PANEL = NR * LANES };  // MC is a multiple of every MR
 
-static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
-
 // Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along` apart,
 // into panels of `size`, k by k; the last panel is filled up with 0. Whichever way x lies in memory,
 // it is read as it lies. (size is a constant to the compiler, once this is inlined.)
 static inline void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across,
                         size_t along) {
-    const size_t whole = count / size * size, rest = count - whole;
+    size_t whole = count / size * size, rest = count - whole;
     if (rest) memset(out + whole * K, 0, size * K * sizeof(real));
     if (across == 1) {
         for (size_t k = 0; k < K; k++) {
@@ -1804,7 +1767,7 @@ static inline void pack(real *out, size_t size, size_t count, size_t K, const re
         real *o = out + i / size * size * K + i % size;
         for (size_t k0 = 0; k0 < K; k0 += 16) {  // a cache line
             __builtin_prefetch(x + (i + 4) * across + k0 * along);
-            const size_t k1 = min_size(k0 + 16, K);
+            size_t k1 = min_size(k0 + 16, K);
             for (size_t k = k0; k < k1; k++) o[k * size] = x[i * across + k * along];
         }
     }
@@ -1822,11 +1785,11 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
     for (size_t k = 0; k < K; k++, a.at += a.col, b += PANEL)
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < vectors; j++)
-                sum[i][j] += a.at[(size_t)i * a.row] * load(b + j * LANES);
+                sum[i][j] += a.at[i * a.row] * load(b + j * LANES);
     if (height == MR && width == (size_t)(vectors * LANES)) {
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < vectors; j++) {
-                const size_t at = (size_t)i * c_row + (size_t)(j * LANES);
+                size_t at = i * c_row + (size_t)(j * LANES);
                 if (add) sum[i][j] += load(add + at);
                 if (bias) sum[i][j] += load(bias + j * LANES);
                 store(c + at, sum[i][j]);
@@ -1837,7 +1800,7 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
     memcpy(tile, sum, sizeof tile);
     for (size_t i = 0; i < height; i++)
         for (size_t j = 0; j < width; j++) {
-            const real more = (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
+            real more = (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
             c[i * c_row + j] = tile[i * PANEL + j] + more;
         }
 }
@@ -1847,8 +1810,8 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
 // right edge, of which the first vector will do.
 static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a,
                             const real *b, const real *bias, const real *add) {
-    const Matrix packed = {a.at, 1, MR}, along = {a.at, a.row, 1};
-    const bool narrow = width <= LANES;
+    Matrix packed = {a.at, 1, MR}, along = {a.at, a.row, 1};
+    bool narrow = width <= LANES;
     if (a.row == 1 && narrow) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, 1);
     else if (a.row == 1) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, NR);
     else if (narrow) multiply_tile(c, c_row, height, width, K, along, b, bias, add, 1);
@@ -1859,11 +1822,11 @@ static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, 
 // limit, and packing would read each twice. Columns are divided among the threads.
 static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias,
                          const real *add) {
-    const size_t threads = (size_t)omp_get_max_threads();
-    const size_t chunk = b.col == 1 ? round_up((N + threads - 1) / threads, 64) : 64;
+    size_t threads = (size_t)omp_get_max_threads();
+    size_t chunk = b.col == 1 ? round_up((N + threads - 1) / threads, 64) : 64;
     #pragma omp parallel for if (N * K > 1 << 17)
     for (size_t j0 = 0; j0 < N; j0 += chunk) {
-        const size_t j1 = min_size(j0 + chunk, N);
+        size_t j1 = min_size(j0 + chunk, N);
         for (size_t j = j0; j < j1; j++) c[j] = (add ? add[j] : 0) + (bias ? bias[j] : 0);
         if (b.col != 1) {
             for (size_t j = j0; j < j1; j++) c[j] += dot(K, a.at, b.at + j * b.col);
@@ -1872,7 +1835,7 @@ static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const 
         size_t k = 0;
         for (; k + 4 <= K; k += 4) {  // four rows of B at a time: memory is fastest in several streams
             const real *x = a.at + k * a.col, *w = b.at + k * b.row;
-            const real x0 = x[0], x1 = x[a.col], x2 = x[2 * a.col], x3 = x[3 * a.col];
+            real x0 = x[0], x1 = x[a.col], x2 = x[2 * a.col], x3 = x[3 * a.col];
             const real *w1 = w + b.row, *w2 = w1 + b.row, *w3 = w2 + b.row;
             for (size_t j = j0; j < j1; j++)
                 c[j] += x0 * w[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j];
@@ -1889,14 +1852,14 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
         return;
     }
     real *packed_b = scratch(FOR_PACKED_B, KC * round_up(min_size(N, NC), PANEL));
-    const size_t threads = (size_t)omp_get_max_threads();
+    size_t threads = (size_t)omp_get_max_threads();
     #pragma omp parallel if (M * N * K > 1 << 18)
     {
         real *packed_a = scratch(FOR_PACKED_A, MC * KC);
         for (size_t j0 = 0; j0 < N; j0 += NC)
             for (size_t k0 = 0; k0 < K; k0 += KC) {
-                const size_t cols = min_size(NC, N - j0), depth = min_size(KC, K - k0);
-                const size_t share = round_up((cols + threads - 1) / threads, PANEL);  // to pack
+                size_t cols = min_size(NC, N - j0), depth = min_size(KC, K - k0);
+                size_t share = round_up((cols + threads - 1) / threads, PANEL);  // to pack
                 #pragma omp for
                 for (size_t j = 0; j < cols; j += share)
                     pack(packed_b + j * depth, PANEL, min_size(share, cols - j), depth,
@@ -1906,13 +1869,13 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
                     // The first `along` rows are read where they lie; of the rest, a last panel must
                     // be filled up with 0.
                     const real *block = a.at + i0 * a.row + k0 * a.col;
-                    const size_t rows = min_size(MC, M - i0), along = a.col == 1 ? rows / MR * MR : 0;
+                    size_t rows = min_size(MC, M - i0), along = a.col == 1 ? rows / MR * MR : 0;
                     if (along < rows)
                         pack(packed_a, MR, rows - along, depth, block + along * a.row, a.row, a.col);
                     for (size_t j = 0; j < cols; j += PANEL)
                         for (size_t i = 0; i < rows; i += MR) {
-                            const Matrix lying = {block + i * a.row, a.row, 1};
-                            const Matrix packed = {packed_a + (i - along) * depth, 1, MR};
+                            Matrix lying = {block + i * a.row, a.row, 1};
+                            Matrix packed = {packed_a + (i - along) * depth, 1, MR};
                             real *at = c + (i0 + i) * c_row + j0 + j;
                             const real *sum = k0 ? at : add ? add + (at - c) : NULL;
                             multiply_panels(at, c_row, min_size(MR, rows - i),
@@ -1929,7 +1892,7 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
 // 11. The program: settings, the experiment, the commands.
 
 enum { RUN = 1, PRETRAIN = 2, EXTEND = 4, EVAL = 8, SAMPLE = 16, GATES = 32, ALL = 63 };
-enum { TRAIN = RUN | PRETRAIN | EXTEND, LOAD = EXTEND | EVAL | SAMPLE | GATES };
+enum { BOTH = RUN | EXTEND, TRAIN = BOTH | PRETRAIN, LOAD = EXTEND | EVAL | SAMPLE | GATES };
 
 // All that a person can set. train comes first: a setting has the same place in a TrainConfig.
 typedef struct {
@@ -1962,8 +1925,8 @@ static const Settings initial = {
 static const Setting settings[] = {
     {"data", 0, S_TEXT(data), 0, TRAIN | EVAL, "folder of DOMAIN_{train,val,test}.bin, tokenizer"},
     {"known", 0, S_TEXT(known), 0, RUN | PRETRAIN, "domains the backbone learns, by default --old"},
-    {"old", 0, S_TEXT(old), 0, RUN | EXTEND, "known domains to keep, that are trained on too"},
-    {"new", 0, S_TEXT(new), 0, RUN | EXTEND, "domain to learn (run: or several, one by one)"},
+    {"old", 0, S_TEXT(old), 0, BOTH, "known domains to keep, that are trained on too"},
+    {"new", 0, S_TEXT(new), 0, BOTH, "domain to learn (run: or several, one by one)"},
     {"negatives", 0, S_TEXT(negatives), SET_GATE, EXTEND, "domains that only the local loss sees"},
     {"domains", 0, S_TEXT(domains), 0, EVAL, "domains to evaluate on"},
     {"split", 0, S_TEXT(split), 0, RUN | EVAL, "the files to evaluate on, val or test"},
@@ -1980,29 +1943,29 @@ static const Setting settings[] = {
     {"pretrain-steps", 0, S_WHOLE(pretrain_steps, 1, 1e9), 0, RUN | PRETRAIN, "the backbone's"},
     {"pretrain-batch", 0, S_WHOLE(pretrain_batch, 1, 65536), 0, RUN | PRETRAIN, "its sequences a step"},
     {"pretrain-lr", 0, S_FRACTION(pretrain_lr, 10), 0, RUN | PRETRAIN, "its peak learning rate"},
-    {"steps", 0, S_WHOLE(train.steps, 1, 1e9), 0, RUN | EXTEND, "training steps of an extension"},
-    {"batch", 0, S_WHOLE(train.batch, 1, 65536), 0, RUN | EXTEND, "sequences a step (B)"},
-    {"lr", 0, S_FRACTION(train.lr, 10), 0, RUN | EXTEND, "peak learning rate of an extension"},
+    {"steps", 0, S_WHOLE(train.steps, 1, 1e9), 0, BOTH, "training steps of an extension"},
+    {"batch", 0, S_WHOLE(train.batch, 1, 65536), 0, BOTH, "sequences a step (B)"},
+    {"lr", 0, S_FRACTION(train.lr, 10), 0, BOTH, "peak learning rate of an extension"},
     {"warmup", 0, S_WHOLE(train.warmup, 0, 1e9), 0, 0, ""},
     {"floor", 0, S_FRACTION(train.floor, 1), 0, 0, ""},
     {"decay", 0, S_FRACTION(train.decay, 1), 0, 0, ""},
-    {"p", 0, S_FRACTION(train.p, 1), USES_OLD, RUN | EXTEND, "fraction of sequences of old domains"},
-    {"q", 0, S_FRACTION(train.q, 1), SET_GATE, RUN | EXTEND, "and of those only the local loss sees"},
-    {"alpha", 0, S_FRACTION(train.alpha, 1e6), SET_GATE, RUN | EXTEND, "weight of the local loss"},
-    {"gate", 0, S_CHOICE(train.gate, "relu|sigmoid|none"), SET_GATE, RUN | EXTEND, "the gate"},
-    {"gate-input", 0, S_CHOICE(train.gate_input, "layer|prefix"), SET_GATE, RUN | EXTEND,
+    {"p", 0, S_FRACTION(train.p, 1), USES_OLD, BOTH, "fraction of sequences of old domains"},
+    {"q", 0, S_FRACTION(train.q, 1), SET_GATE, BOTH, "and of those only the local loss sees"},
+    {"alpha", 0, S_FRACTION(train.alpha, 1e6), SET_GATE, BOTH, "weight of the local loss"},
+    {"gate", 0, S_CHOICE(train.gate, "relu|sigmoid|none"), SET_GATE, BOTH, "the gate"},
+    {"gate-input", 0, S_CHOICE(train.gate_input, "layer|prefix"), SET_GATE, BOTH,
      "it reads the layer's u, or the first layer's and its mean so far"},
-    {"gate-init", 0, S_CHOICE(train.gate_init, "open|closed|random"), SET_GATE, RUN | EXTEND,
+    {"gate-init", 0, S_CHOICE(train.gate_init, "open|closed|random"), SET_GATE, BOTH,
      "w = 0, b = 1 (sigmoid: 0); w = b = 0; w random, b = 0"},
-    {"local", 0, S_CHOICE(train.local, "l1|ce|none"), SET_GATE, RUN | EXTEND,
+    {"local", 0, S_CHOICE(train.local, "l1|ce|none"), SET_GATE, BOTH,
      "local loss: |r| on old text, the gate's cross-entropy"},
-    {"init", 0, S_CHOICE(train.init, "low|he"), SET_GATE, RUN | EXTEND,
+    {"init", 0, S_CHOICE(train.init, "low|he"), SET_GATE, BOTH,
      "variance of Wi and Wg: 1/(C L), 2/C"},
-    {"hidden", 0, S_WHOLE(train.hidden, 0, 65536), SET_ADAPTER, RUN | EXTEND,
+    {"hidden", 0, S_WHOLE(train.hidden, 0, 65536), SET_ADAPTER, BOTH,
      "width of an adapter (H); 0: a fifth of the parameters"},
-    {"rank", 0, S_WHOLE(train.rank, 0, 65536), SET_LORA, RUN | EXTEND,
+    {"rank", 0, S_WHOLE(train.rank, 0, 65536), SET_LORA, BOTH,
      "LoRA's rank (R); 0: as many parameters as adapters have"},
-    {"new-rows", 0, S_WHOLE(train.new_rows, 0, 65536), 0, RUN | EXTEND,
+    {"new-rows", 0, S_WHOLE(train.new_rows, 0, 65536), 0, BOTH,
      "1: train rows of wte, of tokens that only the new text has; 0: none"},
     {"seed", 0, S_WHOLE(train.seed, 0, 1e15), 0, TRAIN | SAMPLE, "of everything random"},
     {"save-every", 0, S_WHOLE(save_every, 0, 1e9), 0, TRAIN, "steps; 0: save when interrupted"},
@@ -2032,7 +1995,7 @@ static TrainConfig train_config(const Settings *s, long method) {
     }
     for (int i = 0; i < SETTINGS; i++) {
         const Setting *o = &settings[i];
-        const bool own_use = !o->uses || o->uses & methods[method].uses;
+        bool own_use = !o->uses || o->uses & methods[method].uses;
         if (is_saved(o) && s->given >> i & 1 && own_use)
             memcpy((char *)&own + o->at, (const char *)s + o->at, sizeof(long));
     }
@@ -2092,24 +2055,11 @@ static _Noreturn void end_interrupted(const char *what, const char *how_to_go_on
     exit(130);
 }
 
-static void progress(const char *label, long step, long steps, const char *text, double start,
-                     double tokens) {
-    static double last;
-    const bool terminal = isatty(STDERR_FILENO), final = step == steps;
-    if (terminal ? !final && now() - last < 0.1 : step * 10 / steps == (step - 1) * 10 / steps) return;
-    last = now();
-    const double a_step = (last - start) / (double)step;
-    const long left = (long)(a_step * (double)(steps - step));
-    fprintf(stderr, "%s%-9s %5ld/%ld  %s  %.0f tokens/s  %ld:%02ld left%s",
-            terminal ? "\r\033[K" : "", label, step, steps, text, tokens / a_step, left / 60,
-            left % 60, terminal && !final ? "" : "\n");
-}
-
 static void print_training(const Training *t, const TrainConfig *c) {
+    double gradients = 3e-6 * t->w->size * sizeof(real), rest = 1e-6 * t->a.size * sizeof(real);
     printf("%-9s trains %.3fM parameters, %ld steps of %ld x %ld tokens, lr %g\n"
            "%9s %.1f MB of gradients and moments, %.1f of activations\n", methods[c->method].name,
-           1e-6 * (double)t->w->size, c->steps, c->batch, c->seq_len, c->lr, "",
-           3e-6 * (double)(t->w->size * sizeof(real)), 1e-6 * (double)(t->a.size * sizeof(real)));
+           1e-6 * t->w->size, c->steps, c->batch, c->seq_len, c->lr, "", gradients, rest);
     fflush(stdout);
 }
 
@@ -2118,15 +2068,15 @@ static void print_settings(const char *command, const Settings *s, const Model *
     const Dims *d = &m->dims;
     printf("nr %s: seed %ld, threads: %d\nmodel: %zu layers, %zu heads, %zu channels, context %zu, "
            "vocabulary %zu: %.3fM parameters\n", command, s->train.seed, omp_get_max_threads(),
-           d->layers, d->heads, d->channels, d->positions, d->vocab, 1e-6 * (double)m->w.size);
+           d->layers, d->heads, d->channels, d->positions, d->vocab, 1e-6 * m->w.size);
 }
 
 // Makes the backbone that the settings describe, to learn these texts.
 static Model *backbone_new(const Settings *s, const Tokens *texts, size_t count,
                            Tokenizer *tokenizer) {
-    const Dims d = {.layers = (size_t)s->layers, .heads = (size_t)s->heads,
-                    .channels = (size_t)s->channels, .positions = (size_t)s->train.seq_len,
-                    .vocab = (size_t)tokenizer->size};
+    Dims d = {.layers = s->layers, .heads = s->heads,
+                    .channels = s->channels, .positions = s->train.seq_len,
+                    .vocab = tokenizer->size};
     dims_check("--heads, --channels, --layers", &d);
     Model *m = model_new(&d, &s->train, tokenizer);
     tokens_mark(m->unseen, texts, count, false);
@@ -2138,11 +2088,11 @@ static Model *backbone_new(const Settings *s, const Tokens *texts, size_t count,
 static double learn(const Settings *s, Model *m, const TrainConfig *c, Loader *loader,
                     const char *path) {
     char metadata[1024];
-    const bool whole = methods[c->method].uses & SET_BACKBONE;
+    bool whole = methods[c->method].uses & SET_BACKBONE;
     StateFile file = {join(path, "", ".state"), metadata, s->save_every, s->resume};
     TrainConfig own = *c;
     loader->p = c->p, loader->q = c->q;
-    loader->random = random_stream((uint64_t)c->seed, FOR_LOADER);
+    loader->random = random_stream(c->seed, FOR_LOADER);
     if (!whole) {  // an extension that others shall be added to keeps to rows of its own
         bool *rows = allocate(m->dims.vocab, sizeof *rows);
         tokens_mark(rows, &loader->new, 1, true);
@@ -2151,7 +2101,7 @@ static double learn(const Settings *s, Model *m, const TrainConfig *c, Loader *l
         free(rows);
     }
     config_describe(metadata, &own, m, loader);
-    const double seconds = train(m, c, loader, &file);
+    double seconds = train(m, c, loader, &file);
     if (whole) make_folders(path, true), model_save(m, path, metadata);
     else extension_save(m, path, metadata);
     remove(file.path);
@@ -2159,19 +2109,14 @@ static double learn(const Settings *s, Model *m, const TrainConfig *c, Loader *l
     return seconds;
 }
 
-// What one model does on all files of an experiment. change: of the loss, since the method learnt the
-// domain or, before that, since the backbone.
-typedef struct {
-    TrainConfig config;
-    size_t stage, trained;  // how many new domains it has learnt; how many parameters trained
-    double seconds;
-    Score at[MAX_DOMAINS];
-    double change[MAX_DOMAINS];
-} Result;
+// What one model does on one file. change: of the loss, since the method learnt the domain or, before
+// that, since the backbone.
+typedef struct { TrainConfig config; size_t stage, trained; double seconds, change; Score score; } Result;
 
-enum { MAX_RESULTS = 1 + METHODS * MAX_DOMAINS };
+enum { MAX_RESULTS = (1 + METHODS * MAX_DOMAINS) * MAX_DOMAINS };
 
-// The files that are evaluated, first those the backbone knows, and the results on them.
+// The files that are evaluated, first those the backbone knows, and the results: for each model, one
+// on each file.
 typedef struct {
     const char *split;
     Tokens files[MAX_DOMAINS];
@@ -2180,23 +2125,19 @@ typedef struct {
     Result results[MAX_RESULTS];
 } Results;
 
-// Evaluates m and adds what it does. gates (files, extensions, L) may be NULL.
-static Result *result_add(Results *all, const Model *m, const TrainConfig *c, size_t stage,
-                          double seconds, GateScore *gates) {
-    const size_t n_gates = m->n_extensions * m->dims.layers;
+// Evaluates m, which has learnt `stage` new domains, and adds what it does.
+static void results_add(Results *all, const Model *m, const TrainConfig *c, size_t stage,
+                        double seconds) {
     const Extension *x = last_extension(m);
-    GateScore *own = allocate(n_gates, sizeof *own);
-    Result *r = &all->results[all->count++];
-    *r = (Result){.config = *c, .stage = stage, .trained = x ? x->w.size : m->w.size,
-                  .seconds = seconds};
+    size_t trained = x ? x->w.size : m->w.size, first = all->count;
     for (size_t i = 0; i < all->n_files; i++) {
-        const size_t learnt = i < all->n_known ? 0 : i - all->n_known + 1;
-        const Result *since = learnt && stage > learnt ? r - (stage - learnt) : all->results;
-        r->at[i] = evaluate(m, &all->files[i], (size_t)c->seq_len, gates ? gates + i * n_gates : own);
-        r->change[i] = r->at[i].loss - since->at[i].loss;
+        size_t learnt = i < all->n_known ? 0 : i - all->n_known + 1;
+        size_t back = learnt && stage > learnt ? (stage - learnt) * all->n_files : first;
+        Score score = evaluate(m, &all->files[i], c->seq_len);
+        Result *r = &all->results[all->count++];
+        *r = (Result){*c, stage, trained, seconds, 0, score};
+        r->change = score.loss - (r - back)->score.loss;
     }
-    free(own);
-    return r;
 }
 
 // Writes all results, a line for each model and domain; what there is not is empty.
@@ -2204,36 +2145,35 @@ static void results_write(const Results *all, const char *path) {
     FILE *file = output_open(path);
     fprintf(file, "method,seed,stage,domain,role,split,tokens,loss,bpb,change,gate,closed,lr,alpha,p,"
                   "q,trained,seconds\n");
-    for (const Result *r = all->results; r < all->results + all->count; r++)
-        for (size_t i = 0; i < all->n_files; i++) {
-            const TrainConfig *c = &r->config;
-            const Score *s = &r->at[i];
-            const GateScore gate = s->gates[r->stage ? r->stage - 1 : 0];
-            fprintf(file, "%s,%ld,%zu,%s,%s,%s,%zu,%.6f,%.6f,", methods[c->method].name, c->seed,
-                    r->stage, all->files[i].name, all->role[i], all->split, s->tokens, s->loss, s->bpb);
-            if (r != all->results) fprintf(file, "%.6f", r->change[i]);
-            if (c->gate != GATE_NONE) fprintf(file, ",%.6f,%.6f,", gate.gate, gate.closed);
-            else fprintf(file, ",,,");
-            if (c->lr > 0) fprintf(file, "%g", c->lr);
-            if (c->local != LOCAL_NONE) fprintf(file, ",%g,%g,%g,", c->alpha, c->p, c->q);
-            else fprintf(file, ",,%g,,", c->p);
-            fprintf(file, "%zu,%.1f\n", r->trained, r->seconds);
+    for (size_t k = 0; k < all->count; k++) {
+        const Result *r = &all->results[k];
+        const TrainConfig *c = &r->config;
+        size_t i = k % all->n_files;
+        fprintf(file, "%s,%ld,%zu,%s,%s,%s,%zu,%.6f,%.6f,%.6f,", methods[c->method].name, c->seed,
+                r->stage, all->files[i].name, all->role[i], all->split, r->score.tokens,
+                r->score.loss, r->score.bpb, r->change);
+        if (c->gate == GATE_NONE) fprintf(file, ",,%g,,%g,,", c->lr, c->p);
+        else {
+            GateScore g = r->score.gates[r->stage - 1];
+            fprintf(file, "%.6f,%.6f,%g,%g,%g,%g,", g.gate, g.closed, c->lr, c->alpha, c->p, c->q);
         }
+        fprintf(file, "%zu,%.1f\n", r->trained, r->seconds);
+    }
     output_close(file);
 }
 
 // Prints all results, in 80 columns: of every domain the loss and its change; of up to three domains
 // also how many of a hundred gates are closed.
 static void results_print(const Results *all) {
-    const bool closed = all->n_files <= 3;
+    bool closed = all->n_files <= 3;
     printf("%-8s %9s", "method", "trained");
     for (size_t i = 0; i < all->n_files; i++) printf(" | %-6.6schange", all->files[i].name);
     printf("%s\n", closed ? " | closed%" : "");
-    for (const Result *r = all->results; r < all->results + all->count; r++) {
-        printf("%-8s %8.3fM", methods[r->config.method].name, 1e-6 * (double)r->trained);
-        for (size_t i = 0; i < all->n_files; i++) printf(" | %5.3f %+6.3f", r->at[i].loss, r->change[i]);
+    for (const Result *r = all->results; r < all->results + all->count; r += all->n_files) {
+        printf("%-8s %8.3fM", methods[r->config.method].name, 1e-6 * r->trained);
+        for (size_t i = 0; i < all->n_files; i++) printf(" | %5.3f %+6.3f", r[i].score.loss, r[i].change);
         for (size_t i = 0; closed && i < all->n_files && r->config.gate != GATE_NONE; i++)
-            printf("%s%4.0f", i ? "" : " |", 100 * r->at[i].gates[r->stage - 1].closed);
+            printf("%s%4.0f", i ? "" : " |", 100 * r[i].score.gates[r->stage - 1].closed);
         printf("\n");
     }
 }
@@ -2248,11 +2188,11 @@ static void print_bytes(const Model *m, int token) {
 // `stop`. Returns how many were drawn.
 static long continue_text(const Model *m, const int *tokens, size_t count, long n, double temperature,
                           long seed, bool stop) {
-    Random random = random_stream((uint64_t)seed, FOR_SAMPLING);
+    Random random = random_stream(seed, FOR_SAMPLING);
     Sampler s = sampler_new(m, tokens, count, temperature, random);
     long drawn = 0;
     for (; drawn < n && !interrupted; drawn++) {
-        const int token = sampler_next(&s);
+        int token = sampler_next(&s);
         if (stop && token == m->tokenizer->size - 1) break;
         print_bytes(m, token);
         fflush(stdout);
@@ -2261,48 +2201,45 @@ static long continue_text(const Model *m, const int *tokens, size_t count, long 
     return drawn;
 }
 
-// Prints the first words of a file and how a model continues them, on one line.
+// Prints how a file begins and how a model goes on, on one line.
 static void print_sample(const Model *m, const Tokens *file, long seed) {
-    enum { FEWEST = 4, MOST = 16 };  // tokens of the file, to the end of a word
-    int prompt[MOST + 1] = {m->tokenizer->size - 1};
-    size_t count = 1, length;
+    enum { SHOWN = 8 };  // tokens
+    int prompt[1 + SHOWN] = {m->tokenizer->size - 1};
+    size_t count = 1;
     printf("%9s %.8s: ", "", file->name);
-    for (; count <= MOST && count < file->count; count++) {
-        const int token = prompt[count] = file->ids[count - 1];
-        if (count > FEWEST && *tokenizer_bytes(m->tokenizer, token, &length) == ' ') break;
-        print_bytes(m, token);
-    }
+    for (; count <= SHOWN && count <= file->count; count++)
+        print_bytes(m, prompt[count] = file->ids[count - 1]);
     printf(" |");
     continue_text(m, prompt, count, 40, 0.5, seed, true);
     printf("\n");
 }
 
-// The methods of --methods. They and their settings are checked before anything is trained.
-static size_t methods_choose(const Settings *s, long chosen[METHODS]) {
-    size_t count = 0;
-    int uses = 0;
-    for (const char *name = s->methods; name; name = strchr(name, ',') ? strchr(name, ',') + 1 : NULL) {
-        char one[32];
-        snprintf(one, sizeof one, "%.*s", (int)min_size(strcspn(name, ","), sizeof one - 1), name);
-        const int method = choice_index(METHOD_NAMES, '|', one);
-        if (method <= BACKBONE)
-            die("method %s: not known, expected %s", one, strchr(METHOD_NAMES, '|') + 1);
-        for (size_t i = 0; i < count; i++)
-            if (chosen[i] == method) die("--methods %s: %s is there twice", s->methods, one);
-        train_config(s, method);
-        uses |= methods[method].uses;
-        chosen[count++] = method;
-    }
-    settings_check(s, s->methods, uses);
-    return count;
+// Is a method among those of --methods?
+static bool is_chosen(const Settings *s, long method) {
+    return choice_index(s->methods, ',', methods[method].name) >= 0;
 }
 
-// Has model m trained by c, adds its results, and shows it at work.
+// Checks the methods of --methods and their settings, before anything is trained.
+static void methods_check(const Settings *s) {
+    int uses = 0, found = 0, listed = 0;
+    for (long i = NAIVE; i < METHODS; i++) {
+        if (!is_chosen(s, i)) continue;
+        train_config(s, i);
+        uses |= methods[i].uses;
+        found++;
+    }
+    for (const char *c = s->methods; c; c = strchr(c + 1, ',')) listed++;
+    if (found != listed)
+        die("--methods %s: expected some of %s, each once", s->methods, strchr(METHOD_NAMES, '|') + 1);
+    settings_check(s, s->methods, uses);
+}
+
+// Has m learn by c, adds its results, and shows it at work.
 static void run_stage(const Settings *s, Results *all, Model *m, const TrainConfig *c, Loader *loader,
                       size_t stage, const char *name) {
     char *path = join(s->out, "/", name), *csv = join(s->out, "/", "results.csv");
-    const double seconds = learn(s, m, c, loader, path);
-    result_add(all, m, c, stage, seconds, NULL);
+    double seconds = learn(s, m, c, loader, path);
+    results_add(all, m, c, stage, seconds);
     results_write(all, csv);
     for (size_t i = 0; i < all->n_files; i++) print_sample(m, &all->files[i], c->seed);
     printf("\n");
@@ -2311,17 +2248,16 @@ static void run_stage(const Settings *s, Results *all, Model *m, const TrainConf
 
 // A method teaches m the new domains, one after the other: each is an old one to those behind it.
 static void run_method(const Settings *s, Results *all, Model *m, long method, const Tokens *texts) {
-    const TrainConfig c = train_config(s, method);
-    const bool whole = methods[method].uses & SET_BACKBONE, chain = all->n_files - all->n_known > 1;
+    TrainConfig c = train_config(s, method);
+    bool whole = methods[method].uses & SET_BACKBONE, chain = all->n_files - all->n_known > 1;
     Loader loader = {.n_old = 0};
     for (size_t i = 0; i < all->n_files; i++) {
-        const size_t stage = i < all->n_known ? 0 : i - all->n_known + 1;
         char name[128];
         loader.new = texts[i];
-        snprintf(name, sizeof name, "%s%s%s%s", methods[method].name, chain ? "-" : "",
+        snprintf(name, sizeof name, "%s%s%.64s%s", methods[method].name, chain ? "-" : "",
                  chain ? texts[i].name : "", whole ? "" : ".safetensors");
-        if (stage) run_stage(s, all, m, &c, &loader, stage, name);
-        if (stage || !strcmp(all->role[i], "old")) loader.old[loader.n_old++] = texts[i];
+        if (i >= all->n_known) run_stage(s, all, m, &c, &loader, i - all->n_known + 1, name);
+        if (strcmp(all->role[i], "known")) loader.old[loader.n_old++] = texts[i];
     }
     model_free(m);
 }
@@ -2331,8 +2267,9 @@ static void run_method(const Settings *s, Results *all, Model *m, long method, c
 static void command_run(Settings *s) {
     static Results all;
     Tokens texts[MAX_DOMAINS];
-    long chosen[METHODS];
-    const size_t n_chosen = methods_choose(s, chosen), least = (size_t)s->train.seq_len + 1;
+    size_t least = s->train.seq_len + 1;
+    size_t unseen = 0;
+    methods_check(s);
     if (!s->out) s->out = "out";
     if (!s->known) s->known = s->old;
     Tokenizer *tokenizer = tokenizer_load(s->data);
@@ -2341,38 +2278,35 @@ static void command_run(Settings *s) {
     all.n_files = domains_load(texts, MAX_DOMAINS, s->data, domains, "train", tokenizer, least);
     domains_load(all.files, MAX_DOMAINS, s->data, domains, s->split, tokenizer, 2);
     for (const char *c = s->known; c; c = strchr(c + 1, ',')) all.n_known++;
-    for (size_t i = 0; i < all.n_files; i++)
-        all.role[i] = i >= all.n_known ? "new"
-                    : choice_index(s->old, ',', texts[i].name) < 0 ? "known" : "old";
     Model *m = backbone_new(s, texts, all.n_known, tokenizer);
     make_folders(backbone, true);
     print_settings("run", s, m);
-    size_t unseen = 0;
-    for (size_t v = 0; v < m->dims.vocab; v++) unseen += m->unseen[v];
     printf("data: %s; training tokens:", s->data);
-    for (size_t i = 0; i < all.n_files; i++)
-        printf(" %s %.3fM%s", texts[i].name, 1e-6 * (double)texts[i].count,
-               i + 1 < all.n_files ? "," : "");
-    printf("; %zu of the vocabulary never occur in %s\n\n", unseen, s->known);
+    for (size_t i = 0; i < all.n_files; i++) {
+        bool is_old = choice_index(s->old, ',', texts[i].name) >= 0;
+        all.role[i] = i >= all.n_known ? "new" : is_old ? "old" : "known";
+        printf(" %s %.3fM,", texts[i].name, 1e-6 * texts[i].count);
+    }
+    for (size_t v = 0; v < m->dims.vocab; v++) unseen += m->unseen[v];
+    printf(" and %zu of the vocabulary never occur in %s\n\n", unseen, s->known);
 
-    const TrainConfig c = train_config(s, BACKBONE);
+    TrainConfig c = train_config(s, BACKBONE);
     Loader loader = {.new = tokens_join(texts, all.n_known)};
     run_stage(s, &all, m, &c, &loader, 0, "backbone");
-    model_free(m);
-    for (size_t i = 0; i < n_chosen; i++)
-        run_method(s, &all, model_load(backbone), chosen[i], texts);
+    for (long i = NAIVE; i < METHODS; i++)
+        if (is_chosen(s, i)) run_method(s, &all, model_load(backbone), i, texts);
     results_print(&all);
     printf("in nats a token; change: since the domain was learnt or, before that, since the backbone"
            "\n\n%s/results.csv written\n", s->out);
     tokens_free(texts, all.n_files), tokens_free(all.files, all.n_files), free(loader.new.ids);
-    free(backbone), free(domains);
+    free(backbone), free(domains), model_free(m);
 }
 
 // Loads -i and every -x. Without --context, seq_len becomes the model's.
 static Model *model_of_settings(Settings *s) {
     Model *m = model_load(s->in);
     for (int i = 0; i < MAX_EXTENSIONS && s->extensions[i]; i++) extension_load(m, s->extensions[i]);
-    const long positions = (long)m->dims.positions;
+    long positions = (long)m->dims.positions;
     if (s->train.seq_len > positions)
         die("--context %ld: the model has %ld positions", s->train.seq_len, positions);
     if (!s->train.seq_len) s->train.seq_len = positions;
@@ -2381,8 +2315,8 @@ static Model *model_of_settings(Settings *s) {
 
 // Trains a backbone, or extends a model by one method.
 static void command_train(Settings *s, bool pretrain) {
-    const long method = pretrain ? BACKBONE : s->train.method;
-    const bool whole = methods[method].uses & SET_BACKBONE;
+    long method = pretrain ? BACKBONE : s->train.method;
+    bool whole = methods[method].uses & SET_BACKBONE;
     Tokens texts[MAX_DOMAINS];
     Loader loader = {.n_old = 0};
     if (!s->out) die("-o is missing: the %s to write", whole ? "folder" : "file");
@@ -2390,10 +2324,10 @@ static void command_train(Settings *s, bool pretrain) {
     settings_check(s, methods[method].name, methods[method].uses);
     Model *m = pretrain ? NULL : model_of_settings(s);
     Tokenizer *tokenizer = pretrain ? tokenizer_load(s->data) : m->tokenizer;
-    const TrainConfig c = train_config(s, method);
-    const size_t least = (size_t)c.seq_len + 1;
+    TrainConfig c = train_config(s, method);
+    size_t least = (size_t)c.seq_len + 1;
     const char *learnt = !pretrain ? s->new : s->known ? s->known : s->old;
-    const size_t n = domains_load(texts, MAX_DOMAINS, s->data, learnt, "train", tokenizer, least);
+    size_t n = domains_load(texts, MAX_DOMAINS, s->data, learnt, "train", tokenizer, least);
     loader.new = tokens_join(texts, n);
     if (pretrain) m = backbone_new(s, texts, n, tokenizer);
     else {
@@ -2415,39 +2349,33 @@ static void command_train(Settings *s, bool pretrain) {
 static void command_pretrain(Settings *s) { command_train(s, true); }
 static void command_extend(Settings *s) { command_train(s, false); }
 
-// Prints how well whole files are predicted and, layer by layer, how far the gates open on them.
+// Prints how well whole files are predicted, and how far the gates open on them.
 static void command_eval(Settings *s) {
     static Results all;
     Model *m = model_of_settings(s);
-    const size_t L = m->dims.layers, E = m->n_extensions;
-    TrainConfig c = E ? last_extension(m)->config : initial.train;
-    c.method = E ? c.method : BACKBONE;
+    size_t E = m->n_extensions;
+    TrainConfig c = E ? last_extension(m)->config : train_config(s, BACKBONE);
     c.seq_len = s->train.seq_len;
     all.split = s->split;
     all.n_files = domains_load(all.files, MAX_DOMAINS, s->data, s->domains, s->split, m->tokenizer, 2);
     for (size_t i = 0; i < all.n_files; i++) all.role[i] = "";
     if (s->csv) make_folders(s->csv, false);
     print_settings("eval", s, m);
-    GateScore *gates = allocate(all.n_files * E * L, sizeof *gates);
-    const Result *r = result_add(&all, m, &c, E, 0, gates);
+    results_add(&all, m, &c, E, 0);
     printf("\n%-8s %10s %9s %11s %10s\n", s->split, "tokens", "nats", "perplexity", "bits/byte");
-    for (size_t i = 0; i < all.n_files; i++)
-        printf("%-8s %10zu %9.4f %11.3f %10.4f\n", all.files[i].name, r->at[i].tokens, r->at[i].loss,
-               exp(r->at[i].loss), r->at[i].bpb);
-    for (size_t k = 0; k < E * (L + 1); k++) {
-        const size_t e = k / (L + 1), l = k % (L + 1);
-        if (!(m->extension[e]->sets & SET_ADAPTER)) continue;
-        if (l == 0) printf("\nextension %zu: mean gate, closed, |residue| on each domain\n", e + 1);
-        if (l < L) printf("layer %-3zu", l + 1);
-        else printf("all      ");
-        for (size_t i = 0; i < all.n_files; i++) {
-            const GateScore g = l < L ? gates[(i * E + e) * L + l] : r->at[i].gates[e];
-            printf(" | %.8s %.4f %5.1f%% %.5f", all.files[i].name, g.gate, 100 * g.closed, g.residue);
-        }
-        printf("\n");
+    for (size_t i = 0; i < all.n_files; i++) {
+        Score score = all.results[i].score;
+        printf("%-8s %10zu %9.4f %11.3f %10.4f\n", all.files[i].name, score.tokens, score.loss,
+               exp(score.loss), score.bpb);
     }
+    for (size_t e = 0; e < E; e++)
+        for (size_t i = 0; i < all.n_files && m->extension[e]->sets & SET_ADAPTER; i++) {
+            GateScore g = all.results[i].score.gates[e];
+            printf("%s: gates of extension %zu: mean %.4f, closed %.1f%%, |residue| %.5f\n",
+                   all.files[i].name, e + 1, g.gate, 100 * g.closed, g.residue);
+        }
     if (s->csv) results_write(&all, s->csv);
-    tokens_free(all.files, all.n_files), free(gates);
+    tokens_free(all.files, all.n_files);
     model_free(m);
 }
 
@@ -2456,10 +2384,10 @@ static void command_sample(Settings *s) {
     Model *m = model_of_settings(s);
     size_t count;
     int *prompt = tokenizer_encode(m->tokenizer, s->prompt, strlen(s->prompt), &count);
-    const int end = m->tokenizer->size - 1;
+    int end = m->tokenizer->size - 1;
     printf("%s", s->prompt);
-    const double start = now();
-    const long drawn = continue_text(m, count ? prompt : &end, count ? count : 1, s->count,
+    double start = now();
+    long drawn = continue_text(m, count ? prompt : &end, count ? count : 1, s->count,
                                      s->temperature, s->train.seed, false);
     printf("\n");
     fprintf(stderr, "[%ld tokens, %.0f tokens/s]\n", drawn, (double)drawn / (now() - start));
@@ -2467,45 +2395,28 @@ static void command_sample(Settings *s) {
     model_free(m);
 }
 
-// Prints bytes as text on one line: what is no character that can be printed becomes a dot.
-static void print_visible(const char *bytes, size_t size) {
-    for (size_t i = 0, length; i < size; i += length) {
-        uint32_t code = 0;
-        length = (size_t)utf8_decode(bytes + i, size - i, &code);
-        if (code < 32 || code == 127) putchar('.'), length = 1;
-        else fwrite(bytes + i, 1, length, stdout);
-    }
-}
-
 // Prints a text and how far extension e's gates open, in the mean over the layers: on a terminal each
 // token shaded from closed (as it is) to twice open (orange), elsewhere a line for each. Tokens that
 // share a character are shown together.
-static void print_gates(const Model *m, const Activations *a, const int *tokens, size_t count,
+static void print_gates(const Model *m, const Activations *a, const char *text, const int *tokens,
                         size_t e) {
-    static const int shades[] = {230, 229, 222, 215, 208};  // of terminals' 256: pale yellow to orange
-    enum { SHADES = sizeof shades / sizeof *shades };
-    const bool terminal = isatty(STDOUT_FILENO);
-    const size_t L = m->dims.layers;
-    char text[1024];
-    double mean = 0;
-    size_t size = 0, length, together = 0;
+    static const int shades[] = {230, 229, 222, 215, 208, 208};  // of terminals' 256 colours
+    bool terminal = isatty(STDOUT_FILENO);
+    double mean = 0, L = m->dims.layers;
+    size_t length, together = 0;
     if (m->n_extensions > 1) printf("extension %zu\n", e + 1);
-    for (size_t t = 0; t < count; t++) {
-        const char *bytes = tokenizer_bytes(m->tokenizer, tokens[t], &length);
-        length = min_size(length, sizeof text - size);
-        memcpy(text + size, bytes, length);
-        size += length;
+    for (size_t t = 0, from = 0, to = 0; t < a->n; t++) {
+        tokenizer_bytes(m->tokenizer, tokens[t], &length);
+        to += length;
         together++;
-        for (size_t l = 0; l < L; l++) mean += (double)residue_at(m, a, e, l).gate[t] / (double)L;
-        if (t + 1 < count && (*tokenizer_bytes(m->tokenizer, tokens[t + 1], &length) & 0xc0) == 0x80)
-            continue;
-        mean /= (double)together;
+        for (size_t l = 0; l < L; l++) mean += residue_at(m, a, e, l).gate[t] / L;
+        if ((text[to] & 0xc0) == 0x80) continue;  // inside a character
+        mean /= together;
         if (!terminal) printf("%.3f  ", mean);
-        else if (mean > 0)
-            printf("\033[30;48;5;%dm", shades[mean < 2 ? (int)(mean * SHADES / 2) : SHADES - 1]);
-        print_visible(text, size);
+        else if (mean > 0) printf("\033[30;48;5;%dm", shades[(int)(2.5 * fmin(mean, 2))]);
+        print_visible(text + from, to - from);
         printf(terminal ? "\033[0m" : "\n");
-        size = together = 0, mean = 0;
+        from = to, together = 0, mean = 0;
     }
     if (terminal) printf("\n");
 }
@@ -2514,16 +2425,16 @@ static void print_gates(const Model *m, const Activations *a, const int *tokens,
 static void command_gates(Settings *s) {
     Model *m = model_of_settings(s);
     size_t count;
-    for (size_t e = 0; e < m->n_extensions; e++)
-        if (!(m->extension[e]->sets & SET_GATE)) die("%s: has no gates", s->extensions[e]);
-    if (!m->n_extensions) die("gates: -x FILE is missing: the extension whose gates are shown");
-    if (!*s->prompt) die("gates: expected a text");
+    if (!m->n_extensions || !*s->prompt) die("gates: expected a text and -x FILE");
     int *tokens = tokenizer_encode(m->tokenizer, s->prompt, strlen(s->prompt), &count);
     if (count > m->dims.positions)
         die("the text has %zu tokens, the model's context %zu", count, m->dims.positions);
     Activations a = activations_new(m, 1, count, 1, NULL, false);
     model_forward(m, &a, tokens, 1, count, 0);
-    for (size_t e = 0; e < m->n_extensions; e++) print_gates(m, &a, tokens, count, e);
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        if (!(m->extension[e]->sets & SET_GATE)) die("%s: has no gates", s->extensions[e]);
+        print_gates(m, &a, s->prompt, tokens, e);
+    }
     activations_free(&a);
     free(tokens);
     model_free(m);
@@ -2558,16 +2469,8 @@ static void print_help(int c) {
         return;
     }
     printf("nr %s: %s\n\n  %s\n\n", commands[c].name, commands[c].about, commands[c].example);
-    for (const Setting *o = settings; o < settings + SETTINGS; o++) {
-        char name[64], value[64];
-        if (!(o->commands >> c & 1)) continue;
-        snprintf(name, sizeof name, "--%s%s%.1s %s", o->name, o->letter ? ", -" : "", &o->letter,
-                 o->choices ? o->choices : "");
-        printf("  %-22s %s", name, o->help);
-        if (!o->uses && *setting_text(&initial, o, value)) printf(" [%s]", value);
-        printf("\n");
-    }
-    if (!(1 << c & (RUN | EXTEND))) return;
+    settings_print(&initial, settings, SETTINGS, 1 << c);
+    if (!(1 << c & BOTH)) return;
     printf("\nMethods, and the defaults they set:\n");
     for (int i = NAIVE; i < METHODS; i++)
         printf("  %-9s %-40s  %s\n", methods[i].name, methods[i].about, methods[i].defaults);
@@ -2583,14 +2486,14 @@ int main(int argc, char **argv) {
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    const int named = argc > 1 && argv[1][0] != '-';
+    int named = argc > 1 && argv[1][0] != '-';
     while (named && c < COMMANDS && strcmp(commands[c].name, argv[1])) c++;
     if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval, sample or gates "
                            "(nr --help)", argv[1]);
     Settings s = initial;
     if (1 << c & LOAD) s.train.seq_len = 0;  // the model's
     char **words = argv + 1 + named;
-    const int count = settings_read(&s, settings, SETTINGS, &s.given, 1 << c, commands[c].name,
+    int count = settings_read(&s, settings, SETTINGS, &s.given, 1 << c, commands[c].name,
                                     argc - 1 - named, words);
     if (count > 0 && !(1 << c & (SAMPLE | GATES)))
         die("%s: not an option of %s (nr %s --help)", words[0], commands[c].name, commands[c].name);

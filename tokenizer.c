@@ -31,6 +31,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -170,6 +171,26 @@ static void output_close(FILE *file) {
     output_temporary = output_path = NULL;
 }
 
+// Returns seconds on a clock that never goes back.
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+// Prints a line of progress on stderr: over the last one on a terminal, elsewhere at every tenth of the way. start: when
+// it began, by now(); each step handles so many tokens.
+static void progress(const char *label, long step, long steps, const char *text, double start, double tokens) {
+    static double last;
+    const bool terminal = isatty(STDERR_FILENO), final = step == steps;
+    if (terminal ? !final && now() - last < 0.1 : step * 10 / steps == (step - 1) * 10 / steps) return;
+    last = now();
+    const double a_step = (last - start) / (double)step;
+    const long left = (long)(a_step * (double)(steps - step));
+    fprintf(stderr, "%s%-9s %5ld/%ld  %s  %.0f tokens/s  %ld:%02ld left%s", terminal ? "\r\033[K" : "", label, step, steps,
+            text, tokens / a_step, left / 60, left % 60, terminal && !final ? "" : "\n");
+}
+
 // To be called last: dies if something printed did not arrive, as when standard output is closed or the disk is full.
 static void finish_stdout(void) {
     errno = EIO;
@@ -237,6 +258,18 @@ static const char *setting_text(const void *base, const Setting *o, char text[64
     for (long i = *(const long *)field; i > 0; i--) choice = strchr(choice, '|') + 1;
     snprintf(text, 64, "%.*s", (int)strcspn(choice, "|"), choice);
     return text;
+}
+
+// Prints the settings that a command takes, a line each, with their values where they do not depend on what they are for.
+static void settings_print(const void *base, const Setting *table, int count, int command) {
+    for (const Setting *o = table; o < table + count; o++) {
+        char name[64], value[64];
+        if (!(o->commands & command)) continue;
+        snprintf(name, sizeof name, "--%s%s%.1s %s", o->name, o->letter ? ", -" : "", &o->letter, o->choices ? o->choices : "");
+        printf("  %-22s %s", name, o->help);
+        if (!o->uses && *setting_text(base, o, value)) printf(" [%s]", value);
+        printf("\n");
+    }
 }
 
 // Reads the words of a command line into *base: -l VALUE, --name VALUE or --name=VALUE of the settings that the command,
@@ -404,6 +437,16 @@ static int utf8_encode(uint32_t code, char *s) {
     for (int i = length - 1; i > 0; i--, code >>= 6) s[i] = (char)(0x80 | (code & 0x3f));
     s[0] = (char)(length == 1 ? code : (0xf00u >> length & 0xff) | code);
     return length;
+}
+
+// Prints bytes as text on one line: what is no character that can be printed becomes a dot.
+static void print_visible(const char *bytes, size_t size) {
+    for (size_t i = 0, length; i < size; i += length) {
+        uint32_t code = 0;
+        length = (size_t)utf8_decode(bytes + i, size - i, &code);
+        if (code < 32 || code == 127) putchar('.'), length = 1;
+        else fwrite(bytes + i, 1, length, stdout);
+    }
 }
 
 // Letters (\p{L}), numbers (\p{N}) and spaces (\s, White_Space) of Unicode 16.0, as dev/unicode.py prints them. A pair
