@@ -124,7 +124,7 @@ static real *scratch(int slot, size_t size);
 
 // Random numbers: splitmix64, whose state is one counter. Each purpose has a stream of its own.
 typedef struct { uint64_t state; } Random;
-enum { FOR_BACKBONE = 1, FOR_EXTENSION, FOR_LOADER, FOR_SAMPLING };
+enum { FOR_BACKBONE = 1, FOR_EXTENSION, FOR_LOADER, FOR_SAMPLING, FOR_REPLAY };
 
 static Random random_stream(uint64_t seed, uint64_t purpose);
 static uint64_t random_bits(Random *r);
@@ -506,8 +506,11 @@ static void prefix_backward(real *du, real *dprefix, size_t B, size_t T, size_t 
 // extension whose text has such tokens trains N rows of its own for them. ids (N): which tokens.
 //     wte (V, C), the embedding in use, receives the rows (N, C)
 static void new_rows_forward(real *wte, const real *rows, const int *ids, size_t N, size_t C) {
-    for (size_t i = 0; i < N; i++)
-        memcpy(wte + ids[i] * C, rows + i * C, C * sizeof(real));
+    for (size_t i = 0; i < N; i++) {
+        real *to = wte + ids[i] * C;
+        const real *from = rows + i * C;
+        if (memcmp(to, from, C * sizeof(real))) memcpy(to, from, C * sizeof(real));  // often it is there
+    }
 }
 
 // Of the head, logits = lnf wte^T, the rows need the N columns of dlogits (n, V) that are theirs:
@@ -616,19 +619,20 @@ static real *tensor(const Tensors *t, int id, size_t l) {
 
 // How something is trained. Every field is a setting of room 11, which checks, explains and saves it.
 typedef struct {
-    long method, gate, gate_input, gate_init, local, init;  // each is one of an enumeration
-    long steps, batch, seq_len, warmup, hidden, rank, new_rows, seed;
-    double lr, floor, decay, p, q, alpha;
+    long method, gate, gate_input, gate_init, local, init, replay_as;  // of an enumeration each
+    long steps, batch, seq_len, warmup, hidden, rank, new_rows, replay, seed;
+    double lr, floor, decay, p, q, alpha, temperature;
 } TrainConfig;
 enum { INPUT_LAYER, INPUT_PREFIX };             // gate_input
 enum { START_OPEN, START_CLOSED, START_RANDOM };  // gate_init
 enum { VARIANCE_LOW, VARIANCE_HE };             // init
+enum { REPLAY_AS_PENALTY, REPLAY_AS_TEXT };     // replay_as
 
 // The methods: what each trains, and settings that differ from room 11's defaults. USES_OLD: sequences
 // of old text too, a fraction p of them.
 enum { USES_OLD = 32 };
-enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, METHODS };
-#define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral"
+enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, REPLAY, METHODS };
+#define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral|replay"
 static const struct { const char *name; int uses; const char *defaults, *about; } methods[METHODS] = {
     {"backbone", SET_BACKBONE, "p=0 warmup=100 floor=0.05 decay=0.1", "pretraining"},
     {"naive", SET_BACKBONE, "p=0 lr=0.001", "finetuning on new text alone"},
@@ -637,6 +641,9 @@ static const struct { const char *name; int uses; const char *defaults, *about; 
     {"adapter", SET_ADAPTER | USES_OLD, "lr=0.005 init=he", "adapters beside the frozen FFN"},
     {"neutral", SET_ADAPTER | SET_GATE | USES_OLD, "lr=0.005 gate=relu local=l1",
      "gated adapters, to vanish on old text"},
+    {"replay", SET_ADAPTER | SET_GATE | USES_OLD,
+     "lr=0.005 gate=relu gate-input=prefix local=l1 alpha=3 p=0 replay=20000",
+     "neutral, without old text: see room 8"},
 };
 
 // One extension of a model.
@@ -870,6 +877,14 @@ static void block_linear_backward(const Model *m, const Activations *a, const Te
     }
 }
 
+// Brings the embedding in use up to date with every extension's new rows.
+static void embedding_derive(const Model *m) {
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        const Extension *x = m->extension[e];
+        new_rows_forward(m->wte, x->w.at[NEW_ROWS], x->ids, x->dims.new_rows, m->dims.channels);
+    }
+}
+
 // Runs tokens (B, T - start) at positions start..T-1 through the model, up to the logits of the last
 // a->n_logits rows. With start > 0 (and B = 1) the positions before must have been run: what they
 // left in qkv and prefix is needed.
@@ -879,10 +894,7 @@ static void model_forward(const Model *m, Activations *a, const int *tokens, siz
     size_t C = m->dims.channels, L = m->dims.layers, V = m->dims.vocab, n = B * (T - start);
     size_t rows = a->n_logits;
     a->B = B, a->T = T, a->start = start, a->n = n;
-    for (size_t e = 0; e < m->n_extensions; e++) {
-        const Extension *x = m->extension[e];
-        new_rows_forward(m->wte, x->w.at[NEW_ROWS], x->ids, x->dims.new_rows, C);
-    }
+    embedding_derive(m);
     embedding_forward(a->own.at[A_X], tokens, m->wte, w->at[WPE], B, T, start, C);
     for (size_t l = 0; l < L; l++) {
         real *s[BUFFERS], *out = layer_of(&a->own, A_X, l + 1);
@@ -1098,9 +1110,10 @@ enum { MAX_DOMAINS = 8 };
 // the penalty; a fraction q, if there are such, from domains that only the penalty sees; the rest
 // from the new domain. Inside a kind all domains are as likely.
 typedef struct {
-    Tokens old[MAX_DOMAINS], penalty_only[MAX_DOMAINS], new;
+    Tokens old[MAX_DOMAINS], penalty_only[2 * MAX_DOMAINS], new;
     size_t n_old, n_penalty_only;
     double p, q;
+    bool learn_all;        // those that only the penalty sees are learnt, too
     Random random;
 } Loader;
 
@@ -1123,7 +1136,7 @@ static void loader_next(Loader *loader, Batch *batch) {
         const uint16_t *ids = from->ids + (size_t)(start * (double)(from->count - T));
         for (size_t t = 0; t < T; t++) {
             batch->tokens[b * T + t] = ids[t];
-            batch->targets[b * T + t] = penalty_only ? -1 : ids[t + 1];
+            batch->targets[b * T + t] = penalty_only && !loader->learn_all ? -1 : ids[t + 1];
             batch->is_old[b * T + t] = is_old || penalty_only;
         }
     }
@@ -1215,7 +1228,7 @@ static double train(Model *m, const TrainConfig *c, Loader *loader, const StateF
 }
 
 // -------------------------------------------------------------------------------------------------
-// 8. Evaluation, sampling.
+// 8. Evaluation, sampling, replay.
 
 // How a gate behaves on a text: its mean, how often it is exactly 0, and the mean of |r|_1 / C.
 typedef struct { double gate, closed, residue; } GateScore;
@@ -1325,6 +1338,41 @@ static int sampler_next(Sampler *s) {
     s->done = s->count;
     return s->tokens[s->count++] = sample_token(s->a.own.at[A_LOGITS], s->m->dims.vocab,
                                                 s->temperature, &s->random);
+}
+
+// Replay (ours). What a model is not shown again it loses, whatever the method: a gate that has seen
+// captions and French learns "caption or not", and opens on plays. Nobody has the text that a given
+// model was trained on. But the model can be asked for what it knows: before it learns something new
+// it writes text itself, at temperature 1 from <|endoftext|> on, and the penalty, and nothing else, is
+// shown that text among the new. As text to learn it would teach the model its own mistakes.
+//
+// To rehearse on a model's own samples is an old idea (Robins 1995; Shin et al. 2017; Sun et al. 2020;
+// Huang et al. 2024). That only a gate's penalty sees them we have found nowhere.
+//
+// Here m writes n tokens or some more, as it was with `age` extensions: independent pieces of T
+// tokens, each with random numbers of its own, so that it writes the same on any number of threads.
+static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
+    size_t T = m->dims.positions, pieces = (c->replay + T - 1) / T, done = 0, n = m->n_extensions;
+    size_t size = m->dims.vocab * m->dims.channels * sizeof(real);
+    Tokens text = {.name = "replay", .ids = allocate(pieces * T, sizeof *text.ids), .count = pieces * T};
+    int end = m->tokenizer->size - 1;
+    double start = now();
+    if (m->wte != m->w.at[WTE]) memcpy(m->wte, m->w.at[WTE], size);
+    m->n_extensions = age;
+    embedding_derive(m);
+    #pragma omp parallel for schedule(dynamic)
+    for (size_t k = 0; k < pieces; k++) {
+        uint64_t seed = hash_bits(hash_bits(c->seed, age), k);
+        Sampler s = sampler_new(m, &end, 1, c->temperature, random_stream(seed, FOR_REPLAY));
+        for (size_t t = 0; t < T && !interrupted; t++) text.ids[k * T + t] = sampler_next(&s);
+        sampler_free(&s);
+        #pragma omp critical
+        progress("replay", ++done, pieces, "written by the model", start, T);
+    }
+    if (interrupted) end_interrupted("replay", "start it again");
+    for (size_t i = 0; i < text.count; i++) text.hash = hash_bits(text.hash, text.ids[i]);
+    m->n_extensions = n;
+    return text;
 }
 
 // ------------------------------------ Here the lecture ends. -------------------------------------
@@ -1907,9 +1955,9 @@ typedef struct {
 static const Settings initial = {
     .train = {.method = NEUTRAL, .gate = GATE_NONE, .local = LOCAL_NONE, .steps = 400, .batch = 8,
               .seq_len = 128, .warmup = 20, .new_rows = 1, .seed = 1, .floor = 0.1, .p = 0.1,
-              .q = 0.1, .alpha = 1},
-    .data = "data/toy", .old = "en", .new = "fr", .domains = "en,fr", .split = "val",
-    .methods = "naive,finetune,lora,adapter,neutral", .prompt = "", .in = "out/backbone",
+              .q = 0.1, .alpha = 1, .temperature = 1},
+    .data = "data/toy", .known = "en,plays", .old = "en", .new = "fr", .domains = "en,plays,fr", .split = "val",
+    .methods = "naive,finetune,lora,adapter,neutral,replay", .prompt = "", .in = "out/backbone",
     .layers = 4, .heads = 4, .channels = 128, .pretrain_steps = 1600, .pretrain_batch = 8,
     .pretrain_lr = 2e-3, .count = 100, .temperature = 0.8,
 };
@@ -1924,7 +1972,7 @@ static const Settings initial = {
 // is saved with what was trained, as all of TrainConfig is.
 static const Setting settings[] = {
     {"data", 0, S_TEXT(data), 0, TRAIN | EVAL, "folder of DOMAIN_{train,val,test}.bin, tokenizer"},
-    {"known", 0, S_TEXT(known), 0, RUN | PRETRAIN, "domains the backbone learns, by default --old"},
+    {"known", 0, S_TEXT(known), 0, RUN | PRETRAIN, "domains that the backbone learns, all together"},
     {"old", 0, S_TEXT(old), 0, BOTH, "known domains to keep, that are trained on too"},
     {"new", 0, S_TEXT(new), 0, BOTH, "domain to learn (run: or several, one by one)"},
     {"negatives", 0, S_TEXT(negatives), SET_GATE, EXTEND, "domains that only the local loss sees"},
@@ -1950,7 +1998,7 @@ static const Setting settings[] = {
     {"floor", 0, S_FRACTION(train.floor, 1), 0, 0, ""},
     {"decay", 0, S_FRACTION(train.decay, 1), 0, 0, ""},
     {"p", 0, S_FRACTION(train.p, 1), USES_OLD, BOTH, "fraction of sequences of old domains"},
-    {"q", 0, S_FRACTION(train.q, 1), SET_GATE, BOTH, "and of those only the local loss sees"},
+    {"q", 0, S_FRACTION(train.q, 1), USES_OLD, BOTH, "and of those only the local loss sees"},
     {"alpha", 0, S_FRACTION(train.alpha, 1e6), SET_GATE, BOTH, "weight of the local loss"},
     {"gate", 0, S_CHOICE(train.gate, "relu|sigmoid|none"), SET_GATE, BOTH, "the gate"},
     {"gate-input", 0, S_CHOICE(train.gate_input, "layer|prefix"), SET_GATE, BOTH,
@@ -1967,6 +2015,11 @@ static const Setting settings[] = {
      "LoRA's rank (R); 0: as many parameters as adapters have"},
     {"new-rows", 0, S_WHOLE(train.new_rows, 0, 65536), 0, BOTH,
      "1: train rows of wte, of tokens that only the new text has; 0: none"},
+    {"replay", 0, S_WHOLE(train.replay, 0, 1e9), USES_OLD, BOTH,
+     "tokens each age of the model writes, for the local loss"},
+    {"replay-as", 0, S_CHOICE(train.replay_as, "penalty|text"), USES_OLD, BOTH,
+     "whether they are also text to learn"},
+    {"temperature", 0, S_FRACTION(train.temperature, 100), USES_OLD, BOTH, "of what it writes"},
     {"seed", 0, S_WHOLE(train.seed, 0, 1e15), 0, TRAIN | SAMPLE, "of everything random"},
     {"save-every", 0, S_WHOLE(save_every, 0, 1e9), 0, TRAIN, "steps; 0: save when interrupted"},
     {"resume", 0, FLAG, AT(resume), 0, 0, NULL, 0, TRAIN, "go on from what the same command saved"},
@@ -1986,7 +2039,7 @@ static bool is_saved(const Setting *o) { return o->at < sizeof(TrainConfig); }
 static TrainConfig train_config(const Settings *s, long method) {
     Settings own = initial;
     TrainConfig *c = &own.train;
-    char defaults[64];
+    char defaults[128];
     snprintf(defaults, sizeof defaults, "%s", methods[method].defaults);
     for (char *name = strtok(defaults, "="); name; name = strtok(NULL, "=")) {
         const Setting *o = settings;
@@ -2008,6 +2061,8 @@ static TrainConfig train_config(const Settings *s, long method) {
     if (c->gate_input == INPUT_PREFIX && c->gate == GATE_NONE)
         die("--gate-input prefix: needs a --gate");
     if (c->p + c->q > 1) die("--p %g --q %g: more than 1 together", c->p, c->q);
+    if (c->replay && c->local == LOCAL_NONE && c->replay_as == REPLAY_AS_PENALTY)
+        die("--replay: %s has no penalty to see it (--replay-as text)", methods[method].name);
     return *c;
 }
 
@@ -2091,12 +2146,15 @@ static double learn(const Settings *s, Model *m, const TrainConfig *c, Loader *l
     bool whole = methods[c->method].uses & SET_BACKBONE;
     StateFile file = {join(path, "", ".state"), metadata, s->save_every, s->resume};
     TrainConfig own = *c;
-    loader->p = c->p, loader->q = c->q;
+    size_t given = loader->n_penalty_only;
+    loader->p = c->p, loader->q = c->q, loader->learn_all = c->replay_as == REPLAY_AS_TEXT;
+    for (size_t age = 0; c->replay && age <= m->n_extensions; age++)
+        loader->penalty_only[loader->n_penalty_only++] = replay_write(m, age, c);
     loader->random = random_stream(c->seed, FOR_LOADER);
     if (!whole) {  // an extension that others shall be added to keeps to rows of its own
         bool *rows = allocate(m->dims.vocab, sizeof *rows);
         tokens_mark(rows, &loader->new, 1, true);
-        tokens_mark(rows, loader->penalty_only, loader->n_penalty_only, false);
+        tokens_mark(rows, loader->penalty_only, given, false);
         own = extension_new(m, c, rows)->config;
         free(rows);
     }
@@ -2106,6 +2164,7 @@ static double learn(const Settings *s, Model *m, const TrainConfig *c, Loader *l
     else extension_save(m, path, metadata);
     remove(file.path);
     free(file.path);
+    while (loader->n_penalty_only > given) free(loader->penalty_only[--loader->n_penalty_only].ids);
     return seconds;
 }
 
@@ -2271,13 +2330,13 @@ static void command_run(Settings *s) {
     size_t unseen = 0;
     methods_check(s);
     if (!s->out) s->out = "out";
-    if (!s->known) s->known = s->old;
     Tokenizer *tokenizer = tokenizer_load(s->data);
     char *domains = join(s->known, ",", s->new), *backbone = join(s->out, "/", "backbone");
     all.split = s->split;
     all.n_files = domains_load(texts, MAX_DOMAINS, s->data, domains, "train", tokenizer, least);
     domains_load(all.files, MAX_DOMAINS, s->data, domains, s->split, tokenizer, 2);
     for (const char *c = s->known; c; c = strchr(c + 1, ',')) all.n_known++;
+    size_t n_old = 0;
     Model *m = backbone_new(s, texts, all.n_known, tokenizer);
     make_folders(backbone, true);
     print_settings("run", s, m);
@@ -2285,6 +2344,7 @@ static void command_run(Settings *s) {
     for (size_t i = 0; i < all.n_files; i++) {
         bool is_old = choice_index(s->old, ',', texts[i].name) >= 0;
         all.role[i] = i >= all.n_known ? "new" : is_old ? "old" : "known";
+        n_old += is_old;
         printf(" %s %.3fM,", texts[i].name, 1e-6 * texts[i].count);
     }
     for (size_t v = 0; v < m->dims.vocab; v++) unseen += m->unseen[v];
@@ -2326,14 +2386,15 @@ static void command_train(Settings *s, bool pretrain) {
     Tokenizer *tokenizer = pretrain ? tokenizer_load(s->data) : m->tokenizer;
     TrainConfig c = train_config(s, method);
     size_t least = (size_t)c.seq_len + 1;
-    const char *learnt = !pretrain ? s->new : s->known ? s->known : s->old;
+    const char *learnt = pretrain ? s->known : s->new;
     size_t n = domains_load(texts, MAX_DOMAINS, s->data, learnt, "train", tokenizer, least);
     loader.new = tokens_join(texts, n);
     if (pretrain) m = backbone_new(s, texts, n, tokenizer);
     else {
         if (whole && m->n_extensions)
             die("--method %s: the model cannot have extensions (-x)", methods[method].name);
-        loader.n_old = domains_load(loader.old, MAX_DOMAINS, s->data, s->old, "train", tokenizer, least);
+        if (c.p > 0)
+            loader.n_old = domains_load(loader.old, MAX_DOMAINS, s->data, s->old, "train", tokenizer, least);
         loader.n_penalty_only = domains_load(loader.penalty_only, MAX_DOMAINS, s->data, s->negatives,
                                              "train", tokenizer, least);
     }
