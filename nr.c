@@ -100,7 +100,8 @@ static void omp_set_num_threads(int n) {
 static inline real exponential(real x);  // e^x
 static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
 
-// Of n numbers: a . b, the sum, the sum of sizes |a|_1, the largest. A sum's order depends on n only.
+// Of n numbers: a . b, the sum, the sum of sizes |a|_1, the largest. A sum's order depends on n
+// only.
 static real dot(size_t n, const real *a, const real *b);
 static real total(size_t n, const real *a);
 static real l1_norm(size_t n, const real *a);
@@ -132,8 +133,8 @@ static double random_uniform(Random *r);  // in [0, 1)
 static double random_normal(Random *r);   // of mean 0 and variance 1
 
 // -------------------------------------------------------------------------------------------------
-// 2. The layers. n is the number of rows, which are tokens. Rows, columns or heads are divided among
-// the threads, and a sum over rows runs in order: the same bits on any number of threads.
+// 2. The layers. n is the number of rows, which are tokens. Rows, columns or heads are divided
+// among the threads, and a sum over rows runs in order: the same bits on any number of threads.
 
 enum { STRIP = 64 };  // columns that one thread sums over all rows at a time
 
@@ -167,7 +168,7 @@ static void layernorm_forward(real *out, real *stats, const real *x, const real 
         const real *xt = x + t * C;
         real *o = out + t * C, mean = total(C, xt) / C;
         for (size_t i = 0; i < C; i++) o[i] = xt[i] - mean;
-        real rstd = 1 / (real)sqrt((double)(dot(C, o, o) / C + (real)1e-5));
+        real rstd = 1 / (real)sqrt(dot(C, o, o) / C + (real)1e-5);
         for (size_t i = 0; i < C; i++) o[i] = o[i] * rstd * w[i] + b[i];
         stats[2 * t] = mean, stats[2 * t + 1] = rstd;
     }
@@ -231,7 +232,7 @@ enum { QUERIES = 64 };  // positions that attention handles at once, with no key
 static void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, size_t start,
                               size_t NH, size_t C) {
     size_t hs = C / NH;
-    real scale = 1 / (real)sqrt((double)hs);
+    real scale = 1 / (real)sqrt(hs);
     #pragma omp parallel for
     for (size_t head = 0; head < B * NH; head++) {
         size_t b = head / NH, h = head % NH;
@@ -262,7 +263,7 @@ static void attention_forward(real *y, real *att, const real *qkv, size_t B, siz
 static void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv,
                                size_t B, size_t T, size_t NH, size_t C) {
     size_t hs = C / NH;
-    real scale = 1 / (real)sqrt((double)hs);
+    real scale = 1 / (real)sqrt(hs);
     #pragma omp parallel for
     for (size_t head = 0; head < B * NH; head++) {
         size_t b = head / NH, h = head % NH, first = b * T * 3 * C + h * hs;
@@ -325,7 +326,7 @@ static void crossentropy_forward(real *losses, real *logits, const int *targets,
         for (size_t i = 0; i < V; i++) p[i] = exponential(p[i] - max);
         real sum = total(V, p), norm = 1 / sum;
         for (size_t i = 0; i < V; i++) p[i] *= norm;
-        losses[t] = targets[t] < 0 ? 0 : (real)log((double)sum) - target;
+        losses[t] = targets[t] < 0 ? 0 : (real)log(sum) - target;
     }
 }
 
@@ -415,10 +416,10 @@ static double gate_crossentropy(double z, bool is_old) {
 //     dw = sum over tokens of dz input
 //     db = sum over tokens of dz
 //     dinput = dz w
-// and du from A's three matrices. So on old text the penalty pushes dg up by weight |A|_1: it closes
-// gates. Where a gate is closed, dA and dz are 0, and the token is left alone. A gate that is closed
-// on every token is dead: no gradient reaches it. (The cross-entropy adds weight (g - target) to dz
-// of every token; there weight = alpha / (L N).)
+// and du from A's three matrices. So on old text the penalty pushes dg up by weight |A|_1: it
+// closes gates. Where a gate is closed, dA and dz are 0, and the token is left alone. A gate that
+// is closed on every token is dead: no gradient reaches it. (The cross-entropy adds weight (g -
+// target) to dz of every token; there weight = alpha / (L N).)
 //
 // Adds to du and dinput, which may be the same and may be NULL. dhidden (n, H) is room to work in.
 static void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dout, Residue r,
@@ -519,7 +520,7 @@ static void new_rows_backward(real *drows, real *picked, const real *dlogits, co
                               const int *ids, size_t N, size_t n, size_t V, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++)
-        for (size_t i = 0; i < N; i++) picked[t * N + i] = dlogits[t * V + (size_t)ids[i]];
+        for (size_t i = 0; i < N; i++) picked[t * N + i] = dlogits[t * V + ids[i]];
     matmul(drows, C, N, C, n, transposed(picked, N), plain(lnf, C), NULL, NULL);
 }
 
@@ -540,47 +541,47 @@ enum {
 // Which tensors a model or an extension has is a sum of these sets.
 enum { SET_BACKBONE = 1, SET_ADAPTER = 2, SET_GATE = 4, SET_LORA = 8, SET_ROWS = 16 };
 
-// Initial values: constant, or normal. GPT-2's deviation is 0.02 at its 768 channels, and 1/sqrt(2 L)
-// of that for what writes into the residual stream. Other widths get the same variance of a sum:
+// Initial values: constant, or normal. GPT-2's deviation is 0.02 at its 768 channels, and 1/sqrt(2
+// L) of that for what writes into the residual stream. Other widths get the same variance of a sum:
 // 0.02 sqrt(768 / C).
 enum {
     INIT_ZERO, INIT_ONE, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN, INIT_GATE_W, INIT_GATE_B
 };
 
-// Every tensor once: memory, files, AdamW, messages and tests go by this table. A name with %d is one
-// tensor for each layer, named as in Hugging Face's GPT-2. rows and cols: letters of size_of.
+// Every tensor once, in the order of the enumeration: memory, files, AdamW, messages and tests go by this table. A name with %d is
+// one tensor for each layer, named as in Hugging Face's GPT-2. rows and cols: letters of size_of.
 // rows '1': a vector.
 static const struct { const char *name; char rows, cols; int set, init; } table[TENSORS] = {
-    [WTE]         = {"wte.weight",               'V', 'C', SET_BACKBONE, INIT_GPT2},
-    [WPE]         = {"wpe.weight",               'P', 'C', SET_BACKBONE, INIT_GPT2},
-    [LN1_W]       = {"h.%d.ln_1.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
-    [LN1_B]       = {"h.%d.ln_1.bias",           '1', 'C', SET_BACKBONE, INIT_ZERO},
-    [QKV_W]       = {"h.%d.attn.c_attn.weight",  'C', '3', SET_BACKBONE, INIT_GPT2},
-    [QKV_BIAS]    = {"h.%d.attn.c_attn.bias",    '1', '3', SET_BACKBONE, INIT_ZERO},
-    [PROJ_W]      = {"h.%d.attn.c_proj.weight",  'C', 'C', SET_BACKBONE, INIT_GPT2_PROJ},
-    [PROJ_BIAS]   = {"h.%d.attn.c_proj.bias",    '1', 'C', SET_BACKBONE, INIT_ZERO},
-    [LN2_W]       = {"h.%d.ln_2.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
-    [LN2_B]       = {"h.%d.ln_2.bias",           '1', 'C', SET_BACKBONE, INIT_ZERO},
-    [FC_W]        = {"h.%d.mlp.c_fc.weight",     'C', '4', SET_BACKBONE, INIT_GPT2},
-    [FC_BIAS]     = {"h.%d.mlp.c_fc.bias",       '1', '4', SET_BACKBONE, INIT_ZERO},
-    [FCPROJ_W]    = {"h.%d.mlp.c_proj.weight",   '4', 'C', SET_BACKBONE, INIT_GPT2_PROJ},
-    [FCPROJ_BIAS] = {"h.%d.mlp.c_proj.bias",     '1', 'C', SET_BACKBONE, INIT_ZERO},
-    [LNF_W]       = {"ln_f.weight",              '1', 'C', SET_BACKBONE, INIT_ONE},
-    [LNF_B]       = {"ln_f.bias",                '1', 'C', SET_BACKBONE, INIT_ZERO},
-    [WI]          = {"h.%d.adapter.wi",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
-    [WG]          = {"h.%d.adapter.wg",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
-    [WO]          = {"h.%d.adapter.wo",          'H', 'C', SET_ADAPTER, INIT_ZERO},
-    [GATE_W]      = {"h.%d.gate.w",              '1', 'G', SET_GATE, INIT_GATE_W},
-    [GATE_B]      = {"h.%d.gate.b",              '1', '1', SET_GATE, INIT_GATE_B},
-    [QKV_A]       = {"h.%d.attn.c_attn.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
-    [QKV_B]       = {"h.%d.attn.c_attn.lora_b",  'R', '3', SET_LORA, INIT_ZERO},
-    [PROJ_A]      = {"h.%d.attn.c_proj.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
-    [PROJ_B]      = {"h.%d.attn.c_proj.lora_b",  'R', 'C', SET_LORA, INIT_ZERO},
-    [FC_A]        = {"h.%d.mlp.c_fc.lora_a",     'C', 'R', SET_LORA, INIT_FAN_IN},
-    [FC_B]        = {"h.%d.mlp.c_fc.lora_b",     'R', '4', SET_LORA, INIT_ZERO},
-    [FCPROJ_A]    = {"h.%d.mlp.c_proj.lora_a",   '4', 'R', SET_LORA, INIT_FAN_IN},
-    [FCPROJ_B]    = {"h.%d.mlp.c_proj.lora_b",   'R', 'C', SET_LORA, INIT_ZERO},
-    [NEW_ROWS]    = {"wte.rows",                 'N', 'C', SET_ROWS, INIT_ZERO},
+    {"wte.weight",               'V', 'C', SET_BACKBONE, INIT_GPT2},
+    {"wpe.weight",               'P', 'C', SET_BACKBONE, INIT_GPT2},
+    {"h.%d.ln_1.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
+    {"h.%d.ln_1.bias",           '1', 'C', SET_BACKBONE, INIT_ZERO},
+    {"h.%d.attn.c_attn.weight",  'C', '3', SET_BACKBONE, INIT_GPT2},
+    {"h.%d.attn.c_attn.bias",    '1', '3', SET_BACKBONE, INIT_ZERO},
+    {"h.%d.attn.c_proj.weight",  'C', 'C', SET_BACKBONE, INIT_GPT2_PROJ},
+    {"h.%d.attn.c_proj.bias",    '1', 'C', SET_BACKBONE, INIT_ZERO},
+    {"h.%d.ln_2.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
+    {"h.%d.ln_2.bias",           '1', 'C', SET_BACKBONE, INIT_ZERO},
+    {"h.%d.mlp.c_fc.weight",     'C', '4', SET_BACKBONE, INIT_GPT2},
+    {"h.%d.mlp.c_fc.bias",       '1', '4', SET_BACKBONE, INIT_ZERO},
+    {"h.%d.mlp.c_proj.weight",   '4', 'C', SET_BACKBONE, INIT_GPT2_PROJ},
+    {"h.%d.mlp.c_proj.bias",     '1', 'C', SET_BACKBONE, INIT_ZERO},
+    {"ln_f.weight",              '1', 'C', SET_BACKBONE, INIT_ONE},
+    {"ln_f.bias",                '1', 'C', SET_BACKBONE, INIT_ZERO},
+    {"h.%d.adapter.wi",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
+    {"h.%d.adapter.wg",          'C', 'H', SET_ADAPTER, INIT_ADAPTER},
+    {"h.%d.adapter.wo",          'H', 'C', SET_ADAPTER, INIT_ZERO},
+    {"h.%d.gate.w",              '1', 'G', SET_GATE, INIT_GATE_W},
+    {"h.%d.gate.b",              '1', '1', SET_GATE, INIT_GATE_B},
+    {"h.%d.attn.c_attn.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
+    {"h.%d.attn.c_attn.lora_b",  'R', '3', SET_LORA, INIT_ZERO},
+    {"h.%d.attn.c_proj.lora_a",  'C', 'R', SET_LORA, INIT_FAN_IN},
+    {"h.%d.attn.c_proj.lora_b",  'R', 'C', SET_LORA, INIT_ZERO},
+    {"h.%d.mlp.c_fc.lora_a",     'C', 'R', SET_LORA, INIT_FAN_IN},
+    {"h.%d.mlp.c_fc.lora_b",     'R', '4', SET_LORA, INIT_ZERO},
+    {"h.%d.mlp.c_proj.lora_a",   '4', 'R', SET_LORA, INIT_FAN_IN},
+    {"h.%d.mlp.c_proj.lora_b",   'R', 'C', SET_LORA, INIT_ZERO},
+    {"wte.rows",                 'N', 'C', SET_ROWS, INIT_ZERO},
 };
 
 // What a letter of the table means.
@@ -606,8 +607,9 @@ static size_t tensor_layers(int id, const Dims *d) {
     return strchr(table[id].name, '%') ? d->layers : 1;
 }
 
-// Some of the table's tensors in one piece of memory, in table order, each with its layers together.
-// Parameters are held so, and their gradients and AdamW's moments. Not in the set: NULL and 0.
+// Some of the table's tensors in one piece of memory, in table order, each with its layers
+// together. Parameters are held so, and their gradients and AdamW's moments. Not in the set: NULL
+// and 0.
 typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;
 
 static Tensors tensors_allocate(int sets, const Dims *d);  // those of `sets`, all zero
@@ -617,7 +619,8 @@ static real *tensor(const Tensors *t, int id, size_t l) {
     return t->at[id] ? t->at[id] + l * t->layer_size[id] : NULL;
 }
 
-// How something is trained. Every field is a setting of room 11, which checks, explains and saves it.
+// How something is trained. Every field is a setting of room 11, which checks, explains and saves
+// it.
 typedef struct {
     long method, gate, gate_input, gate_init, local, init, replay_as;  // of an enumeration each
     long steps, batch, seq_len, warmup, hidden, rank, new_rows, replay, seed;
@@ -628,8 +631,8 @@ enum { START_OPEN, START_CLOSED, START_RANDOM };  // gate_init
 enum { VARIANCE_LOW, VARIANCE_HE };             // init
 enum { REPLAY_AS_PENALTY, REPLAY_AS_TEXT };     // replay_as
 
-// The methods: what each trains, and settings that differ from room 11's defaults. USES_OLD: sequences
-// of old text too, a fraction p of them.
+// The methods: what each trains, and settings that differ from room 11's defaults. USES_OLD:
+// sequences of old text too, a fraction p of them.
 enum { USES_OLD = 32 };
 enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, REPLAY, METHODS };
 #define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral|replay"
@@ -656,8 +659,8 @@ typedef struct {
 
 enum { MAX_EXTENSIONS = 8 };
 
-// A backbone and the extensions upon it. hash[k] identifies it with its first k extensions: it is one
-// hash that continues over all their values. A file says upon which hash its values stand.
+// A backbone and the extensions upon it. hash[k] identifies it with its first k extensions: it is
+// one hash that continues over all their values. A file says upon which hash its values stand.
 typedef struct {
     Dims dims;
     Tensors w;
@@ -687,7 +690,7 @@ static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random
         case INIT_GPT2: deviation = 0.02 * sqrt(768 / C); break;
         case INIT_GPT2_PROJ: deviation = 0.02 * sqrt(768 / C / (2 * L)); break;
         case INIT_ADAPTER: deviation = sqrt((c->init == VARIANCE_HE ? 2 : 1 / L) / C); break;
-        case INIT_FAN_IN: deviation = 1 / sqrt((double)tensor_rows(id, d)); break;
+        case INIT_FAN_IN: deviation = 1 / sqrt(tensor_rows(id, d)); break;
         case INIT_GATE_W: deviation = c->gate_init == START_RANDOM ? 1 / sqrt(C) : 0; break;
         case INIT_GATE_B: constant = c->gate == GATE_RELU && c->gate_init == START_OPEN; break;
         default: break;
@@ -697,8 +700,8 @@ static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random
     }
 }
 
-// Completes what follows from an extension's config and dims: which tensors it has, and what its gate
-// reads. Room 9 does so too, with what a file says.
+// Completes what follows from an extension's config and dims: which tensors it has, and what its
+// gate reads. Room 9 does so too, with what a file says.
 static void extension_complete(Extension *x) {
     bool adapter = x->dims.hidden > 0, gate = adapter && x->config.gate != GATE_NONE;
     x->dims.gate_in = (x->config.gate_input == INPUT_PREFIX ? 2 : 1) * x->dims.channels;
@@ -708,13 +711,13 @@ static void extension_complete(Extension *x) {
 
 static void extension_attach(Model *m, Extension *x);  // plugs x in; from then on it is m's
 
-// Makes the extension that c describes and plugs it into m. Its new rows are those of tokens that are
-// unseen and among those to learn (V; NULL: all). Sizes: a fifth of the backbone's parameters,
+// Makes the extension that c describes and plugs it into m. Its new rows are those of tokens that
+// are unseen and among those to learn (V; NULL: all). Sizes: a fifth of the backbone's parameters,
 // 3 C H L = N / 5, and for LoRA as many, 16 C R L = 3 C H L.
 static Extension *extension_new(Model *m, const TrainConfig *c, const bool *learn) {
     Extension *x = allocate(1, sizeof *x);
     size_t C = m->dims.channels, V = m->dims.vocab;
-    double fifth = 0.2 * m->w.size / (3.0 * (double)(C * m->dims.layers));
+    double fifth = 0.2 * m->w.size / (3.0 * C * m->dims.layers);
     size_t hidden = c->hidden, rank = c->rank;
     if (!hidden) hidden = fifth < 16 ? 16 : 16 * (size_t)(fifth / 16 + 0.5);
     if (!rank) rank = (3 * hidden + 15) / 16;
@@ -724,9 +727,9 @@ static Extension *extension_new(Model *m, const TrainConfig *c, const bool *lear
     x->dims.rank = methods[c->method].uses & SET_LORA ? rank : 0;
     x->ids = allocate(V, sizeof *x->ids);
     for (size_t v = 0; v < V && c->new_rows; v++)
-        if (m->unseen[v] && (!learn || learn[v])) x->ids[x->dims.new_rows++] = (int)v;
-    x->config.hidden = (long)x->dims.hidden, x->config.rank = (long)x->dims.rank;
-    x->config.new_rows = (long)x->dims.new_rows;
+        if (m->unseen[v] && (!learn || learn[v])) x->ids[x->dims.new_rows++] = v;
+    x->config.hidden = x->dims.hidden, x->config.rank = x->dims.rank;
+    x->config.new_rows = x->dims.new_rows;
     extension_complete(x);
     x->w = tensors_allocate(x->sets, &x->dims);
     Random random = random_stream(c->seed, FOR_EXTENSION);
@@ -740,9 +743,9 @@ static Extension *extension_new(Model *m, const TrainConfig *c, const bool *lear
 // -------------------------------------------------------------------------------------------------
 // 6. The model. First its activations: what forward leaves for backward, and room to work in.
 
-// Every buffer once, with a row for each token of the pass. width: a letter of size_of. copies: a
-// buffer has one for each layer if something asks for it, such as a backward pass; else it is shared by
-// all layers.
+// Every buffer once, in the order of the enumeration, with a row for each token of the pass. width: a letter of size_of. copies: a
+// buffer has one for each layer if something asks for it, such as a backward pass; else it is
+// shared by all layers.
 enum { FOR_BACKWARD = 1, FOR_CACHE = 2, FOR_QKV_W = 4, FOR_PROJ_W = 8, FOR_FCPROJ_W = 16, ALWAYS = 32 };
 enum {
     A_X, A_LN1, A_STATS1, A_QKV, A_ATT, A_Y, A_MID, A_U, A_STATS2, A_FC, A_GELU,
@@ -752,39 +755,40 @@ enum {
 };
 
 static const struct { char width, copies; } buffers[BUFFERS] = {
-    [A_X]       = {'C', FOR_BACKWARD},        // the residual stream where a block begins, and behind the last
-    [A_LN1]     = {'C', FOR_QKV_W},
-    [A_STATS1]  = {'2', FOR_BACKWARD},          // mean and rstd
-    [A_QKV]     = {'3', FOR_BACKWARD | FOR_CACHE},
-    [A_ATT]     = {'A', FOR_BACKWARD},          // (B, NH, T, T)
-    [A_Y]       = {'C', FOR_PROJ_W},
-    [A_MID]     = {'C', FOR_BACKWARD},          // the residual stream behind the attention
-    [A_U]       = {'C', FOR_BACKWARD},          // LayerNorm2(mid)
-    [A_STATS2]  = {'2', FOR_BACKWARD},
-    [A_FC]      = {'4', FOR_BACKWARD},
-    [A_GELU]    = {'4', FOR_FCPROJ_W},
-    [A_LNF]     = {'C', 0},        // these four have n_logits rows
-    [A_STATSF]  = {'2', 0},
-    [A_LOGITS]  = {'V', 0},        // behind the loss probabilities, then dlogits
-    [A_LOSSES]  = {'1', 0},
-    [A_PREFIX]  = {'G', 0},
-    [A_DX]      = {'C', 0},
-    [A_DNORM]   = {'C', 0},      // of a LayerNorm's output: dlnf, du, dln1 in turn
-    [A_DY]      = {'C', 0},
-    [A_DQKV]    = {'3', 0},
-    [A_DFC]     = {'4', 0},
-    [A_DHIDDEN] = {'H', 0},
-    [A_DLOW]    = {'R', 0},
-    [A_DPREFIX] = {'G', 0},
-    [A_PICKED]  = {'N', 0},
-    [A_WI_U]    = {'H', FOR_BACKWARD},          // of each extension: see Residue
-    [A_WG_U]    = {'H', FOR_BACKWARD},
-    [A_HIDDEN]  = {'H', FOR_BACKWARD},
-    [A_ADAPTER] = {'C', FOR_BACKWARD},
-    [A_Z]       = {'1', ALWAYS},
-    [A_GATE]    = {'1', ALWAYS},
-    [A_L1]      = {'1', ALWAYS},
-    [A_LOW]     = {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD},  // of the four linear layers
+    {'C', FOR_BACKWARD},                    // A_X: the residual stream where a block begins, and behind the last
+    {'C', FOR_QKV_W},                       // A_LN1
+    {'2', FOR_BACKWARD},                    // A_STATS1: mean and rstd
+    {'3', FOR_BACKWARD | FOR_CACHE},        // A_QKV
+    {'A', FOR_BACKWARD},                    // A_ATT: (B, NH, T, T)
+    {'C', FOR_PROJ_W},                      // A_Y
+    {'C', FOR_BACKWARD},                    // A_MID: the residual stream behind the attention
+    {'C', FOR_BACKWARD},                    // A_U: LayerNorm2(mid)
+    {'2', FOR_BACKWARD},                    // A_STATS2
+    {'4', FOR_BACKWARD},                    // A_FC
+    {'4', FOR_FCPROJ_W},                    // A_GELU
+    {'C', 0},                               // A_LNF: these four have n_logits rows
+    {'2', 0},                               // A_STATSF
+    {'V', 0},                               // A_LOGITS: behind the loss probabilities, then dlogits
+    {'1', 0},                               // A_LOSSES
+    {'G', 0},                               // A_PREFIX
+    {'C', 0},                               // A_DX
+    {'C', 0},                               // A_DNORM: of a LayerNorm's output: dlnf, du, dln1 in turn
+    {'C', 0},                               // A_DY
+    {'3', 0},                               // A_DQKV
+    {'4', 0},                               // A_DFC
+    {'H', 0},                               // A_DHIDDEN
+    {'R', 0},                               // A_DLOW
+    {'G', 0},                               // A_DPREFIX
+    {'N', 0},                               // A_PICKED
+    {'H', FOR_BACKWARD},                    // A_WI_U: of each extension: see Residue
+    {'H', FOR_BACKWARD},                    // A_WG_U
+    {'H', FOR_BACKWARD},                    // A_HIDDEN
+    {'C', FOR_BACKWARD},                    // A_ADAPTER
+    {'1', ALWAYS},                          // A_Z
+    {'1', ALWAYS},                          // A_GATE
+    {'1', ALWAYS},                          // A_L1
+    {'R', FOR_BACKWARD},                    // A_LOW: one for each linear layer
+    {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD},
 };
 
 // Layer l of a buffer is at[id] + l * stride[id].
@@ -834,7 +838,8 @@ static bool reads_prefix(const Model *m) {
     return false;
 }
 
-// The four linear layers of a block: where in the table they and their LoRA are, and its activation.
+// The four linear layers of a block: where in the table they and their LoRA are, and its
+// activation.
 typedef struct { int w, bias, lora_a, lora_b, low; } Linear;
 static const Linear QKV = {QKV_W, QKV_BIAS, QKV_A, QKV_B, A_LOW};
 static const Linear PROJ = {PROJ_W, PROJ_BIAS, PROJ_A, PROJ_B, A_LOW + 1};
@@ -885,9 +890,9 @@ static void embedding_derive(const Model *m) {
     }
 }
 
-// Runs tokens (B, T - start) at positions start..T-1 through the model, up to the logits of the last
-// a->n_logits rows. With start > 0 (and B = 1) the positions before must have been run: what they
-// left in qkv and prefix is needed.
+// Runs tokens (B, T - start) at positions start..T-1 through the model, up to the logits of the
+// last a->n_logits rows. With start > 0 (and B = 1) the positions before must have been run: what
+// they left in qkv and prefix is needed.
 static void model_forward(const Model *m, Activations *a, const int *tokens, size_t B, size_t T,
                           size_t start) {
     const Tensors *w = &m->w;
@@ -944,11 +949,11 @@ static Loss model_loss(const Model *m, const Activations *a, const Batch *batch)
     for (size_t t = 0; t < a->n; t++) {
         bool is_old = batch->is_old[t];
         loss.lm_scale += batch->targets[t] >= 0;  // counted first
-        loss.lm += (double)losses[t];
+        loss.lm += losses[t];
         if (kind == LOCAL_NONE || (kind == LOCAL_L1 && !is_old)) continue;
         for (size_t l = 0; l < m->dims.layers; l++, loss.local_scale++) {
             Residue r = residue_at(m, a, m->n_extensions - 1, l);
-            loss.local += kind == LOCAL_L1 ? (double)r.l1[t] : gate_crossentropy((double)r.z[t], is_old);
+            loss.local += kind == LOCAL_L1 ? r.l1[t] : gate_crossentropy(r.z[t], is_old);
         }
     }
     if (loss.lm_scale > 0) loss.lm_scale = 1 / loss.lm_scale;
@@ -969,25 +974,6 @@ typedef struct {
     bool attention;        // do the first layer's attention and FFN train?
     bool prefix;           // is the gradient of a prefix needed?
 } Backward;
-
-// The head, logits = lnf wte^T, and the last LayerNorm: from dlogits to dx.
-static void head_backward(const Backward *p) {
-    const Model *m = p->m;
-    const Buffers *s = &p->a->own;
-    const Tensors *grad = p->grad;
-    const Extension *x = last_extension(m);
-    size_t C = m->dims.channels, V = m->dims.vocab, n = p->a->n;
-    real *dlogits = s->at[A_LOGITS], *lnf = s->at[A_LNF], *dlnf = s->at[A_DNORM], *dx = s->at[A_DX];
-    matmul(dlnf, C, n, C, V, plain(dlogits, V), plain(m->wte, C), NULL, NULL);
-    if (grad->at[WTE])
-        matmul(grad->at[WTE], C, V, C, n, transposed(dlogits, V), plain(lnf, C), NULL, NULL);
-    if (grad->at[NEW_ROWS])
-        new_rows_backward(grad->at[NEW_ROWS], s->at[A_PICKED], dlogits, lnf, x->ids,
-                          x->dims.new_rows, n, V, C);
-    memset(dx, 0, n * C * sizeof(real));
-    layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], dlnf, layer_of(s, A_X, m->dims.layers),
-                       s->at[A_STATSF], m->w.at[LNF_W], n, C);
-}
 
 // The residues of layer l: from dx, the gradient at the block's output, to du, which may be NULL.
 static void residues_backward(const Backward *p, size_t l, real *du) {
@@ -1041,25 +1027,35 @@ static void block_backward(const Backward *p, size_t l) {
 // After model_loss, which returned `loss`: the gradients of l_LM + alpha l_local, in grad.
 static void model_backward(const Model *m, const Activations *a, const Tensors *grad,
                            const Batch *batch, Loss loss) {
-    size_t C = m->dims.channels;
+    const Buffers *s = &a->own;
+    const Extension *x = last_extension(m);
+    size_t C = m->dims.channels, V = m->dims.vocab, L = m->dims.layers, n = a->n;
     real *new_rows = grad->at[NEW_ROWS], *dwte = new_rows ? new_rows : grad->at[WTE];
+    real *dlogits = s->at[A_LOGITS], *lnf = s->at[A_LNF], *dlnf = s->at[A_DNORM], *dx = s->at[A_DX];
     Backward p = {m, a, grad, batch, loss, dwte, trains(grad, QKV), false};
     p.prefix = reads_prefix(m) && (p.embedding || p.attention);
-    if (p.prefix) memset(a->own.at[A_DPREFIX], 0, a->n * 2 * C * sizeof(real));
-    crossentropy_backward(a->own.at[A_LOGITS], batch->targets, (real)loss.lm_scale, a->n,
-                          m->dims.vocab);
-    head_backward(&p);
-    for (size_t l = m->dims.layers; l-- > 0;) block_backward(&p, l);
-    if (p.embedding)
-        embedding_backward(dwte, grad->at[WPE], a->own.at[A_DX], batch->tokens,
-                           new_rows ? a->row_of : NULL, a->B, a->T, m->dims.positions, C);
+    if (p.prefix) memset(s->at[A_DPREFIX], 0, n * 2 * C * sizeof(real));
+    crossentropy_backward(dlogits, batch->targets, loss.lm_scale, n, V);
+
+    // The head, logits = lnf wte^T, and the last LayerNorm: from dlogits to dx.
+    matmul(dlnf, C, n, C, V, plain(dlogits, V), plain(m->wte, C), NULL, NULL);
+    if (new_rows)
+        new_rows_backward(dwte, s->at[A_PICKED], dlogits, lnf, x->ids, x->dims.new_rows, n, V, C);
+    else if (dwte) matmul(dwte, C, V, C, n, transposed(dlogits, V), plain(lnf, C), NULL, NULL);
+    memset(dx, 0, n * C * sizeof(real));
+    layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], dlnf, layer_of(s, A_X, L),
+                       s->at[A_STATSF], m->w.at[LNF_W], n, C);
+    for (size_t l = L; l-- > 0;) block_backward(&p, l);
+    if (dwte)
+        embedding_backward(dwte, grad->at[WPE], dx, batch->tokens, new_rows ? a->row_of : NULL, a->B,
+                           a->T, m->dims.positions, C);
 }
 
 // -------------------------------------------------------------------------------------------------
 // 7. Training: AdamW (Loshchilov and Hutter 2019), the loader, the loop.
 
-// The learning rate at a step, from 1 on: a linear rise over `warmup` steps to the peak, then half a
-// cosine down to floor * peak.
+// The learning rate at a step, from 1 on: a linear rise over `warmup` steps to the peak, then half
+// a cosine down to floor * peak.
 static double learning_rate(const TrainConfig *c, long step) {
     if (step <= c->warmup) return c->lr * step / c->warmup;
     double progress = (double)(step - c->warmup) / (c->steps - c->warmup);
@@ -1071,14 +1067,14 @@ static double tensors_norm(const Tensors *t) {
     enum { CHUNK = 4096 };
     double sum = 0;
     for (size_t i = 0; i < t->size; i += CHUNK)
-        sum += (double)dot(min_size(CHUNK, t->size - i), t->memory + i, t->memory + i);
+        sum += dot(min_size(CHUNK, t->size - i), t->memory + i, t->memory + i);
     return sqrt(sum);
 }
 
 // One step on w with gradients g: first and second moments m and v, corrected for their start at
 // zero. A gradient longer than `clip` is scaled to it. Matrices (not biases, LayerNorms and gates)
-// shrink by lr * decay, apart from the gradient. Returns the gradient's norm: if that is not finite,
-// w no longer holds numbers.
+// shrink by lr * decay, apart from the gradient. Returns the gradient's norm: if that is not
+// finite, w no longer holds numbers.
 static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v,
                          const Dims *d, long step, double lr, double decay, double clip) {
     double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
@@ -1097,20 +1093,18 @@ static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, c
             real gi = gt[i] * scale;
             mt[i] = b1 * mt[i] + (1 - b1) * gi;
             vt[i] = b2 * vt[i] + (1 - b2) * gi * gi;
-            real deviation = (real)sqrt((double)(vt[i] * correction));  // in real's width
+            real deviation = (real)sqrt(vt[i] * correction);  // in real's width
             wt[i] = wt[i] * keep - rate * mt[i] / (deviation + epsilon);
         }
     }
     return norm;
 }
 
-enum { MAX_DOMAINS = 8 };
-
-// Where training sequences come from: a fraction p from the old domains, which are learnt and seen by
-// the penalty; a fraction q, if there are such, from domains that only the penalty sees; the rest
-// from the new domain. Inside a kind all domains are as likely.
+// Where training sequences come from: a fraction p from the old domains, which are learnt and seen
+// by the penalty; a fraction q, if there are such, from domains that only the penalty sees; the
+// rest from the new domain. Inside a kind all domains are as likely.
 typedef struct {
-    Tokens old[MAX_DOMAINS], penalty_only[2 * MAX_DOMAINS], new;
+    Tokens new, kept[3 * MAX_DOMAINS];  // first n_old old ones, then n_penalty_only
     size_t n_old, n_penalty_only;
     double p, q;
     bool learn_all;        // those that only the penalty sees are learnt, too
@@ -1129,11 +1123,10 @@ static void loader_next(Loader *loader, Batch *batch) {
     for (size_t b = 0; b < batch->B; b++) {
         double x = random_uniform(&loader->random), start = random_uniform(&loader->random);
         bool is_old = x < p, penalty_only = !is_old && x < p + q;
-        const Tokens *from = is_old ? pick(loader->old, loader->n_old, x / p)
-                           : penalty_only
-                           ? pick(loader->penalty_only, loader->n_penalty_only, (x - p) / q)
-                           : &loader->new;
-        const uint16_t *ids = from->ids + (size_t)(start * (double)(from->count - T));
+        const Tokens *from = &loader->new;
+        if (is_old) from = pick(loader->kept, loader->n_old, x / p);
+        if (penalty_only) from = pick(loader->kept + loader->n_old, loader->n_penalty_only, (x - p) / q);
+        const uint16_t *ids = from->ids + (size_t)(start * (from->count - T));
         for (size_t t = 0; t < T; t++) {
             batch->tokens[b * T + t] = ids[t];
             batch->targets[b * T + t] = penalty_only && !loader->learn_all ? -1 : ids[t + 1];
@@ -1193,18 +1186,19 @@ typedef struct {
 
 static void state_save(const StateFile *file, const Training *t, const Loader *loader, double seconds);
 static double state_load(const StateFile *file, Training *t, Loader *loader);  // -> seconds so far
-static void print_training(const Training *t, const TrainConfig *c);
 
 static volatile sig_atomic_t interrupted;  // by Ctrl-C
 static _Noreturn void end_interrupted(const char *what, const char *how_to_go_on);
 
 // Trains m's last extension or, if it has none, its backbone, on what the loader draws. Returns the
-// seconds it took, over all sittings. When interrupted, saves the state and ends the program. Dies on
-// a loss that is not finite.
+// seconds it took, over all sittings. When interrupted, saves the state and ends the program. Dies
+// on a loss that is not finite.
 static double train(Model *m, const TrainConfig *c, Loader *loader, const StateFile *file) {
     Training t = training_new(m, c->batch, c->seq_len);
     const char *name = methods[c->method].name;
-    print_training(&t, c);
+    printf("%-9s trains %.3fM parameters, %ld steps of %ld x %ld tokens, lr %g\n", name,
+           1e-6 * t.w->size, c->steps, c->batch, c->seq_len, c->lr);
+    fflush(stdout);
     double before = state_load(file, &t, loader), start = now();
     long first = t.step;
     while (t.step < c->steps) {
@@ -1216,7 +1210,7 @@ static double train(Model *m, const TrainConfig *c, Loader *loader, const StateF
         char text[64];
         snprintf(text, sizeof text, c->local == LOCAL_NONE ? "loss %.3f" : "loss %.3f + %.4f local",
                  loss.lm, loss.local);
-        progress(name, t.step - first, c->steps - first, text, start, (double)(c->batch * c->seq_len));
+        progress(name, t.step - first, c->steps - first, text, start, c->batch * c->seq_len);
         bool stop = interrupted && t.step < c->steps;  // read once: a signal may come any time
         if (stop || (file->save_every && t.step < c->steps && t.step % file->save_every == 0))
             state_save(file, &t, loader, before + now() - start);
@@ -1238,17 +1232,16 @@ typedef struct { double loss, bpb; size_t tokens, bytes; GateScore gates[MAX_EXT
 
 // Adds to the score's gates what they do on the first n rows of a pass.
 static void gates_add(Score *s, const Model *m, const Activations *a, size_t n) {
-    size_t L = m->dims.layers;
-    for (size_t k = 0; k < m->n_extensions * L; k++) {
-        GateScore *g = &s->gates[k / L];
-        if (!(m->extension[k / L]->sets & SET_ADAPTER)) continue;
-        Residue r = residue_at(m, a, k / L, k % L);
-        for (size_t t = 0; t < n; t++) {
-            g->gate += (double)r.gate[t] / (L * s->tokens);
-            g->closed += (r.gate[t] == 0) / (double)(L * s->tokens);
-            g->residue += (double)r.l1[t] / (L * s->tokens);
+    double terms = (double)m->dims.layers * s->tokens;
+    for (size_t e = 0; e < m->n_extensions; e++)
+        for (size_t l = 0; l < m->dims.layers && m->extension[e]->sets & SET_ADAPTER; l++) {
+            Residue r = residue_at(m, a, e, l);
+            for (size_t t = 0; t < n; t++) {
+                s->gates[e].gate += r.gate[t] / terms;
+                s->gates[e].closed += (r.gate[t] == 0) / terms;
+                s->gates[e].residue += r.l1[t] / terms;
+            }
         }
-    }
 }
 
 // Scores a whole file: windows of T predictions, T apart, the last one partial. When
@@ -1272,11 +1265,11 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T) {
             size_t length;
             tokenizer_bytes(m->tokenizer, targets[i], &length);
             s.bytes += length;
-            s.loss += (double)a.own.at[A_LOSSES][i];
+            s.loss += a.own.at[A_LOSSES][i];
         }
         gates_add(&s, m, &a, n);
         if (now() - start > 2)
-            progress("eval", (long)(first / rows + 1), (long)((count - 1) / rows + 1), file->name,
+            progress("eval", first / rows + 1, (count - 1) / rows + 1, file->name,
                      start, rows);
         if (interrupted) end_interrupted("evaluation", "start it again");
     }
@@ -1294,17 +1287,17 @@ static int sample_token(const real *logits, size_t V, double temperature, Random
     size_t token = 0;
     if (temperature == 0) {
         while (token < V - 1 && logits[token] < max) token++;
-        return (int)token;
+        return token;
     }
-    for (size_t i = 0; i < V; i++) sum += exp((double)(logits[i] - max) / temperature);
+    for (size_t i = 0; i < V; i++) sum += exp((logits[i] - max) / temperature);
     double target = random_uniform(random) * sum;
-    while (token < V - 1 && (target -= exp((double)(logits[token] - max) / temperature)) >= 0) token++;
-    return (int)token;
+    while (token < V - 1 && (target -= exp((logits[token] - max) / temperature)) >= 0) token++;
+    return token;
 }
 
-// A text that a model continues. The keys and values that forward keeps are the cache: `done` tokens
-// have been run. Positions are absolute, so past the model's positions the last half of the tokens is
-// kept, and run again.
+// A text that a model continues. The keys and values that forward keeps are the cache: `done`
+// tokens have been run. Positions are absolute, so past the model's positions the last half of the
+// tokens is kept, and run again.
 typedef struct {
     const Model *m;
     Activations a;
@@ -1340,14 +1333,15 @@ static int sampler_next(Sampler *s) {
                                                 s->temperature, &s->random);
 }
 
-// Replay (ours). What a model is not shown again it loses, whatever the method: a gate that has seen
-// captions and French learns "caption or not", and opens on plays. Nobody has the text that a given
-// model was trained on. But the model can be asked for what it knows: before it learns something new
-// it writes text itself, at temperature 1 from <|endoftext|> on, and the penalty, and nothing else, is
-// shown that text among the new. As text to learn it would teach the model its own mistakes.
+// Replay (ours). What a model is not shown again it loses, whatever the method: a gate that has
+// seen captions and French learns "caption or not", and opens on plays. Nobody has the text that a
+// given model was trained on. But the model can be asked for what it knows: before it learns
+// something new it writes text itself, at temperature 1 from <|endoftext|> on, and the penalty, and
+// nothing else, is shown that text among the new. As text to learn it would teach the model its own
+// mistakes.
 //
-// To rehearse on a model's own samples is an old idea (Robins 1995; Shin et al. 2017; Sun et al. 2020;
-// Huang et al. 2024). That only a gate's penalty sees them we have found nowhere.
+// To rehearse on a model's own samples is an old idea (Robins 1995; Shin et al. 2017; Sun et al.
+// 2020; Huang et al. 2024). That only a gate's penalty sees them we have found nowhere.
 //
 // Here m writes n tokens or some more, as it was with `age` extensions: independent pieces of T
 // tokens, each with random numbers of its own, so that it writes the same on any number of threads.
@@ -1379,8 +1373,8 @@ static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
 // What follows is needed to run nr, and not to understand it.
 
 // -------------------------------------------------------------------------------------------------
-// 9. Memory and files: activations, models as folders of Hugging Face, extensions, states. The bytes
-// of the files are written and read in tokenizer.c.
+// 9. Memory and files: activations, models as folders of Hugging Face, extensions, states. The
+// bytes of the files are written and read in tokenizer.c.
 
 // Lays out the buffers: while there is no memory yet, only to know their size.
 static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T,
@@ -1425,7 +1419,7 @@ static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_
     activations_lay_out(&a, m, B, T, grad, cache);
     a.row_of = allocate(m->dims.vocab, sizeof *a.row_of);
     for (size_t v = 0; v < m->dims.vocab; v++) a.row_of[v] = -1;
-    for (size_t i = 0; x && i < x->dims.new_rows; i++) a.row_of[x->ids[i]] = (int)i;
+    for (size_t i = 0; x && i < x->dims.new_rows; i++) a.row_of[x->ids[i]] = i;
     return a;
 }
 
@@ -1582,8 +1576,8 @@ static Model *model_load(const char *folder) {
     return m;
 }
 
-// Saves a folder that model_load and transformers read; its files are replaced one by one. metadata:
-// how the weights were trained.
+// Saves a folder that model_load and transformers read; its files are replaced one by one.
+// metadata: how the weights were trained.
 static void model_save(const Model *m, const char *folder, const char *metadata) {
     char *path = join(folder, "/", "config.json"), *weights = join(folder, "/", "model.safetensors");
     const Dims *d = &m->dims;
@@ -1632,8 +1626,6 @@ static void extension_load(Model *m, const char *path) {
     x->dims.hidden = x->config.hidden;
     x->dims.rank = x->config.rank;
     x->dims.new_rows = x->config.new_rows;
-    if (x->dims.new_rows > m->dims.vocab)
-        die("%s: %zu new rows, the vocabulary has %zu", path, x->dims.new_rows, m->dims.vocab);
     extension_complete(x);
     x->ids = allocate(x->dims.new_rows, sizeof(int));
     x->w = tensors_load(&s, x->sets, &x->dims, x->ids);
@@ -1706,13 +1698,13 @@ enum { LANES = VECTOR_BYTES / sizeof(real) };
 static inline vec load(const real *x) { vec v; memcpy(&v, x, sizeof v); return v; }
 static inline void store(real *x, vec v) { memcpy(x, &v, sizeof v); }
 
-// In a form that compilers vectorise (libm's expf is a call for each value). In float:
-// e^x = 2^n e^r with n the integer nearest to x / ln 2. Adding 1.5 * 2^23 rounds to it, and leaves it
-// in the low bits of the sum. On |r| <= ln 2 / 2 the Taylor series is good to 1e-8 after its r^7. 2^n
-// is applied in two halves, so that results beyond the range of float become infinite or vanish
+// In a form that compilers vectorise (libm's expf is a call for each value). In float: e^x = 2^n
+// e^r with n the integer nearest to x / ln 2. Adding 1.5 * 2^23 rounds to it, and leaves it in the
+// low bits of the sum. On |r| <= ln 2 / 2 the Taylor series is good to 1e-8 after its r^7. 2^n is
+// applied in two halves, so that results beyond the range of float become infinite or vanish
 // gradually. NaN stays NaN: it fails both comparisons.
 static inline real exponential(real x) {
-    if (sizeof(real) == sizeof(double)) return (real)exp((double)x);
+    if (sizeof(real) == sizeof(double)) return exp(x);
     float y = (float)x;
     y = y < -104 ? -104 : y;
     y = y > 89 ? 89 : y;
@@ -1775,7 +1767,7 @@ static uint64_t random_bits(Random *r) {
     return z ^ z >> 31;
 }
 
-static double random_uniform(Random *r) { return (double)(random_bits(r) >> 11) * 0x1p-53; }
+static double random_uniform(Random *r) { return (random_bits(r) >> 11) * 0x1p-53; }
 
 static double random_normal(Random *r) {  // Box and Muller
     double radius = sqrt(-2 * log(1 - random_uniform(r)));
@@ -1795,9 +1787,9 @@ static double random_normal(Random *r) {  // Box and Muller
 //              order whoever computes it: the same bits for any number of threads.
 enum { KC = 768, MC = 48, NC = 3072, PANEL = NR * LANES };  // MC is a multiple of every MR
 
-// Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along` apart,
-// into panels of `size`, k by k; the last panel is filled up with 0. Whichever way x lies in memory,
-// it is read as it lies. (size is a constant to the compiler, once this is inlined.)
+// Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along`
+// apart, into panels of `size`, k by k; the last panel is filled up with 0. Whichever way x lies in
+// memory, it is read as it lies. (size is a constant to the compiler, once this is inlined.)
 static inline void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across,
                         size_t along) {
     size_t whole = count / size * size, rest = count - whole;
@@ -1821,9 +1813,10 @@ static inline void pack(real *out, size_t size, size_t count, size_t K, const re
     }
 }
 
-// c (height, width; rows c_row apart) = MR rows of a (packed, or as they lie) times a packed panel of
-// B, + add (as c) + bias (width), on the first `vectors` vectors of B's panel. The compiler unrolls i
-// and j, whose bounds are constants, and keeps `sum` in registers. add and bias may be NULL.
+// c (height, width; rows c_row apart) = MR rows of a (packed, or as they lie) times a packed panel
+// of B, + add (as c) + bias (width), on the first `vectors` vectors of B's panel. The compiler
+// unrolls i and j, whose bounds are constants, and keeps `sum` in registers. add and bias may be
+// NULL.
 static inline __attribute__((always_inline))
 void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a,
                    const real *b, const real *bias, const real *add, const int vectors) {
@@ -1837,7 +1830,7 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
     if (height == MR && width == (size_t)(vectors * LANES)) {
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < vectors; j++) {
-                size_t at = i * c_row + (size_t)(j * LANES);
+                size_t at = i * c_row + j * LANES;
                 if (add) sum[i][j] += load(add + at);
                 if (bias) sum[i][j] += load(bias + j * LANES);
                 store(c + at, sum[i][j]);
@@ -1866,11 +1859,11 @@ static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, 
     else multiply_tile(c, c_row, height, width, K, along, b, bias, add, NR);
 }
 
-// c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is the
-// limit, and packing would read each twice. Columns are divided among the threads.
+// c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is
+// the limit, and packing would read each twice. Columns are divided among the threads.
 static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias,
                          const real *add) {
-    size_t threads = (size_t)omp_get_max_threads();
+    size_t threads = omp_get_max_threads();
     size_t chunk = b.col == 1 ? round_up((N + threads - 1) / threads, 64) : 64;
     #pragma omp parallel for if (N * K > 1 << 17)
     for (size_t j0 = 0; j0 < N; j0 += chunk) {
@@ -1900,7 +1893,7 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
         return;
     }
     real *packed_b = scratch(FOR_PACKED_B, KC * round_up(min_size(N, NC), PANEL));
-    size_t threads = (size_t)omp_get_max_threads();
+    size_t threads = omp_get_max_threads();
     #pragma omp parallel if (M * N * K > 1 << 18)
     {
         real *packed_a = scratch(FOR_PACKED_A, MC * KC);
@@ -1914,8 +1907,8 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
                          b.at + k0 * b.row + (j0 + j) * b.col, b.col, b.row);
                 #pragma omp for schedule(dynamic)
                 for (size_t i0 = 0; i0 < M; i0 += MC) {
-                    // The first `along` rows are read where they lie; of the rest, a last panel must
-                    // be filled up with 0.
+                    // The first `along` rows are read where they lie; of the rest, a last panel
+                    // must be filled up with 0.
                     const real *block = a.at + i0 * a.row + k0 * a.col;
                     size_t rows = min_size(MC, M - i0), along = a.col == 1 ? rows / MR * MR : 0;
                     if (along < rows)
@@ -1947,7 +1940,7 @@ typedef struct {
     TrainConfig train;
     const char *data, *known, *old, *new, *negatives, *domains, *split, *in, *out, *csv, *prompt;
     const char *methods, *extensions[MAX_EXTENSIONS];
-    long layers, heads, channels, pretrain_steps, pretrain_batch, count, threads, save_every, resume;
+    long layers, heads, channels, pretrain_steps, count, threads, save_every, resume;
     double pretrain_lr, temperature;
     uint64_t given;  // a bit for each setting of the table below
 } Settings;
@@ -1958,7 +1951,7 @@ static const Settings initial = {
               .q = 0.1, .alpha = 1, .temperature = 1},
     .data = "data/toy", .known = "en,plays", .old = "en", .new = "fr", .domains = "en,plays,fr", .split = "val",
     .methods = "naive,finetune,lora,adapter,neutral,replay", .prompt = "", .in = "out/backbone",
-    .layers = 4, .heads = 4, .channels = 128, .pretrain_steps = 1600, .pretrain_batch = 8,
+    .layers = 4, .heads = 4, .channels = 128, .pretrain_steps = 1600,
     .pretrain_lr = 2e-3, .count = 100, .temperature = 0.8,
 };
 
@@ -1968,8 +1961,8 @@ static const Settings initial = {
 #define S_CHOICE(field, choices) CHOICE, AT(field), 0, 0, choices
 #define S_TEXT(field) TEXT, AT(field), 0, 0, NULL
 
-// uses: the methods it is for are those that use one of these sets; 0: all. commands, 0: none, but it
-// is saved with what was trained, as all of TrainConfig is.
+// uses: the methods it is for are those that use one of these sets; 0: all. commands, 0: none, but
+// it is saved with what was trained, as all of TrainConfig is.
 static const Setting settings[] = {
     {"data", 0, S_TEXT(data), 0, TRAIN | EVAL, "folder of DOMAIN_{train,val,test}.bin, tokenizer"},
     {"known", 0, S_TEXT(known), 0, RUN | PRETRAIN, "domains that the backbone learns, all together"},
@@ -1989,10 +1982,9 @@ static const Setting settings[] = {
     {"channels", 0, S_WHOLE(channels, 1, 65536), 0, RUN | PRETRAIN, "the residual stream's (C)"},
     {"context", 0, S_WHOLE(train.seq_len, 1, LARGEST), 0, TRAIN | EVAL, "tokens a sequence (T)"},
     {"pretrain-steps", 0, S_WHOLE(pretrain_steps, 1, 1e9), 0, RUN | PRETRAIN, "the backbone's"},
-    {"pretrain-batch", 0, S_WHOLE(pretrain_batch, 1, 65536), 0, RUN | PRETRAIN, "its sequences a step"},
     {"pretrain-lr", 0, S_FRACTION(pretrain_lr, 10), 0, RUN | PRETRAIN, "its peak learning rate"},
     {"steps", 0, S_WHOLE(train.steps, 1, 1e9), 0, BOTH, "training steps of an extension"},
-    {"batch", 0, S_WHOLE(train.batch, 1, 65536), 0, BOTH, "sequences a step (B)"},
+    {"batch", 0, S_WHOLE(train.batch, 1, 65536), 0, TRAIN, "sequences a step (B)"},
     {"lr", 0, S_FRACTION(train.lr, 10), 0, BOTH, "peak learning rate of an extension"},
     {"warmup", 0, S_WHOLE(train.warmup, 0, 1e9), 0, 0, ""},
     {"floor", 0, S_FRACTION(train.floor, 1), 0, 0, ""},
@@ -2039,13 +2031,7 @@ static bool is_saved(const Setting *o) { return o->at < sizeof(TrainConfig); }
 static TrainConfig train_config(const Settings *s, long method) {
     Settings own = initial;
     TrainConfig *c = &own.train;
-    char defaults[128];
-    snprintf(defaults, sizeof defaults, "%s", methods[method].defaults);
-    for (char *name = strtok(defaults, "="); name; name = strtok(NULL, "=")) {
-        const Setting *o = settings;
-        while (strcmp(o->name, name) || !is_saved(o)) o++;
-        setting_set(&own, o, "", strtok(NULL, " "));
-    }
+    settings_apply(&own, sizeof own.train, settings, methods[method].defaults);
     for (int i = 0; i < SETTINGS; i++) {
         const Setting *o = &settings[i];
         bool own_use = !o->uses || o->uses & methods[method].uses;
@@ -2054,8 +2040,7 @@ static TrainConfig train_config(const Settings *s, long method) {
     }
     c->method = method;
     c->seq_len = s->train.seq_len;
-    if (method == BACKBONE)
-        c->steps = s->pretrain_steps, c->batch = s->pretrain_batch, c->lr = s->pretrain_lr;
+    if (method == BACKBONE) c->steps = s->pretrain_steps, c->lr = s->pretrain_lr;
     c->warmup = c->warmup < c->steps / 10 ? c->warmup : c->steps / 10;
     if (c->local == LOCAL_CE && c->gate != GATE_SIGMOID) die("--local ce: needs --gate sigmoid");
     if (c->gate_input == INPUT_PREFIX && c->gate == GATE_NONE)
@@ -2073,17 +2058,16 @@ static void settings_check(const Settings *s, const char *chosen, int uses) {
             die("--%s: is not for %s", settings[i].name, chosen);
 }
 
-// Writes all that a training depends on, for its files: the config, and a hash of the texts in their
-// roles and of the tokens whose rows train. The hash chain says with which weights it began.
+// Writes all that a training depends on, for its files: the config, and a hash of the texts in
+// their roles and of the tokens whose rows train. The hash chain says with which weights it began.
 static void config_describe(char text[1024], const TrainConfig *c, const Model *m,
                             const Loader *loader) {
     const Extension *x = last_extension(m);
     uint64_t data = loader->new.hash + m->dims.heads;  // which the weights' shapes do not show
     char value[64];
     int n = 0;
-    for (size_t i = 0; i < loader->n_old; i++) data = hash_bits(data, 0) + loader->old[i].hash;
-    for (size_t i = 0; i < loader->n_penalty_only; i++)
-        data = hash_bits(data, 1) + loader->penalty_only[i].hash;
+    for (size_t i = 0; i < loader->n_old + loader->n_penalty_only; i++)
+        data = hash_bits(data, i < loader->n_old) + loader->kept[i].hash;
     for (size_t i = 0; x && i < x->dims.new_rows; i++) data = hash_bits(data, (uint32_t)x->ids[i]);
     for (const Setting *o = settings; o < settings + SETTINGS; o++)
         if (is_saved(o))
@@ -2108,14 +2092,6 @@ static void on_interrupt(int signal) {
 static _Noreturn void end_interrupted(const char *what, const char *how_to_go_on) {
     fprintf(stderr, "\n%s: %s interrupted: %s\n", program, what, how_to_go_on);
     exit(130);
-}
-
-static void print_training(const Training *t, const TrainConfig *c) {
-    double gradients = 3e-6 * t->w->size * sizeof(real), rest = 1e-6 * t->a.size * sizeof(real);
-    printf("%-9s trains %.3fM parameters, %ld steps of %ld x %ld tokens, lr %g\n"
-           "%9s %.1f MB of gradients and moments, %.1f of activations\n", methods[c->method].name,
-           1e-6 * t->w->size, c->steps, c->batch, c->seq_len, c->lr, "", gradients, rest);
-    fflush(stdout);
 }
 
 // Printed first by every command that computes for long.
@@ -2149,12 +2125,12 @@ static double learn(const Settings *s, Model *m, const TrainConfig *c, Loader *l
     size_t given = loader->n_penalty_only;
     loader->p = c->p, loader->q = c->q, loader->learn_all = c->replay_as == REPLAY_AS_TEXT;
     for (size_t age = 0; c->replay && age <= m->n_extensions; age++)
-        loader->penalty_only[loader->n_penalty_only++] = replay_write(m, age, c);
+        loader->kept[loader->n_old + loader->n_penalty_only++] = replay_write(m, age, c);
     loader->random = random_stream(c->seed, FOR_LOADER);
     if (!whole) {  // an extension that others shall be added to keeps to rows of its own
         bool *rows = allocate(m->dims.vocab, sizeof *rows);
         tokens_mark(rows, &loader->new, 1, true);
-        tokens_mark(rows, loader->penalty_only, given, false);
+        tokens_mark(rows, loader->kept + loader->n_old, given, false);
         own = extension_new(m, c, rows)->config;
         free(rows);
     }
@@ -2164,18 +2140,19 @@ static double learn(const Settings *s, Model *m, const TrainConfig *c, Loader *l
     else extension_save(m, path, metadata);
     remove(file.path);
     free(file.path);
-    while (loader->n_penalty_only > given) free(loader->penalty_only[--loader->n_penalty_only].ids);
+    tokens_free(loader->kept + loader->n_old + given, loader->n_penalty_only - given);
+    loader->n_penalty_only = given;
     return seconds;
 }
 
-// What one model does on one file. change: of the loss, since the method learnt the domain or, before
-// that, since the backbone.
+// What one model does on one file. change: of the loss, since the method learnt the domain or,
+// before that, since the backbone.
 typedef struct { TrainConfig config; size_t stage, trained; double seconds, change; Score score; } Result;
 
 enum { MAX_RESULTS = (1 + METHODS * MAX_DOMAINS) * MAX_DOMAINS };
 
-// The files that are evaluated, first those the backbone knows, and the results: for each model, one
-// on each file.
+// The files that are evaluated, first those the backbone knows, and the results: for each model,
+// one on each file.
 typedef struct {
     const char *split;
     Tokens files[MAX_DOMAINS];
@@ -2221,8 +2198,8 @@ static void results_write(const Results *all, const char *path) {
     output_close(file);
 }
 
-// Prints all results, in 80 columns: of every domain the loss and its change; of up to three domains
-// also how many of a hundred gates are closed.
+// Prints all results, in 80 columns: of every domain the loss and its change; of up to three
+// domains also how many of a hundred gates are closed.
 static void results_print(const Results *all) {
     bool closed = all->n_files <= 3;
     printf("%-8s %9s", "method", "trained");
@@ -2280,15 +2257,14 @@ static bool is_chosen(const Settings *s, long method) {
 
 // Checks the methods of --methods and their settings, before anything is trained.
 static void methods_check(const Settings *s) {
-    int uses = 0, found = 0, listed = 0;
+    int uses = 0, found = 0;
     for (long i = NAIVE; i < METHODS; i++) {
         if (!is_chosen(s, i)) continue;
         train_config(s, i);
         uses |= methods[i].uses;
         found++;
     }
-    for (const char *c = s->methods; c; c = strchr(c + 1, ',')) listed++;
-    if (found != listed)
+    if (found != list_length(s->methods))
         die("--methods %s: expected some of %s, each once", s->methods, strchr(METHOD_NAMES, '|') + 1);
     settings_check(s, s->methods, uses);
 }
@@ -2316,27 +2292,26 @@ static void run_method(const Settings *s, Results *all, Model *m, long method, c
         snprintf(name, sizeof name, "%s%s%.64s%s", methods[method].name, chain ? "-" : "",
                  chain ? texts[i].name : "", whole ? "" : ".safetensors");
         if (i >= all->n_known) run_stage(s, all, m, &c, &loader, i - all->n_known + 1, name);
-        if (strcmp(all->role[i], "known")) loader.old[loader.n_old++] = texts[i];
+        if (strcmp(all->role[i], "known")) loader.kept[loader.n_old++] = texts[i];
     }
     model_free(m);
 }
 
-// The experiment: a backbone of the known domains, extended from the same weights with the same data
-// by each method, to one new domain or several.
+// The experiment: a backbone of the known domains, extended from the same weights with the same
+// data by each method, to one new domain or several.
 static void command_run(Settings *s) {
     static Results all;
     Tokens texts[MAX_DOMAINS];
     size_t least = s->train.seq_len + 1;
-    size_t unseen = 0;
+    int unseen = 0, n_old = 0;
     methods_check(s);
     if (!s->out) s->out = "out";
     Tokenizer *tokenizer = tokenizer_load(s->data);
     char *domains = join(s->known, ",", s->new), *backbone = join(s->out, "/", "backbone");
     all.split = s->split;
-    all.n_files = domains_load(texts, MAX_DOMAINS, s->data, domains, "train", tokenizer, least);
-    domains_load(all.files, MAX_DOMAINS, s->data, domains, s->split, tokenizer, 2);
-    for (const char *c = s->known; c; c = strchr(c + 1, ',')) all.n_known++;
-    size_t n_old = 0;
+    all.n_known = list_length(s->known);
+    all.n_files = domains_load(texts, s->data, domains, "train", tokenizer, least);
+    domains_load(all.files, s->data, domains, s->split, tokenizer, 2);
     Model *m = backbone_new(s, texts, all.n_known, tokenizer);
     make_folders(backbone, true);
     print_settings("run", s, m);
@@ -2347,8 +2322,9 @@ static void command_run(Settings *s) {
         n_old += is_old;
         printf(" %s %.3fM,", texts[i].name, 1e-6 * texts[i].count);
     }
+    if (n_old < list_length(s->old)) die("--old %s: expected some of --known %s", s->old, s->known);
     for (size_t v = 0; v < m->dims.vocab; v++) unseen += m->unseen[v];
-    printf(" and %zu of the vocabulary never occur in %s\n\n", unseen, s->known);
+    printf(" and %d of the vocabulary never occur in %s\n\n", unseen, s->known);
 
     TrainConfig c = train_config(s, BACKBONE);
     Loader loader = {.new = tokens_join(texts, all.n_known)};
@@ -2366,7 +2342,7 @@ static void command_run(Settings *s) {
 static Model *model_of_settings(Settings *s) {
     Model *m = model_load(s->in);
     for (int i = 0; i < MAX_EXTENSIONS && s->extensions[i]; i++) extension_load(m, s->extensions[i]);
-    long positions = (long)m->dims.positions;
+    long positions = m->dims.positions;
     if (s->train.seq_len > positions)
         die("--context %ld: the model has %ld positions", s->train.seq_len, positions);
     if (!s->train.seq_len) s->train.seq_len = positions;
@@ -2385,25 +2361,25 @@ static void command_train(Settings *s, bool pretrain) {
     Model *m = pretrain ? NULL : model_of_settings(s);
     Tokenizer *tokenizer = pretrain ? tokenizer_load(s->data) : m->tokenizer;
     TrainConfig c = train_config(s, method);
-    size_t least = (size_t)c.seq_len + 1;
+    size_t least = c.seq_len + 1;
     const char *learnt = pretrain ? s->known : s->new;
-    size_t n = domains_load(texts, MAX_DOMAINS, s->data, learnt, "train", tokenizer, least);
+    size_t n = domains_load(texts, s->data, learnt, "train", tokenizer, least);
     loader.new = tokens_join(texts, n);
     if (pretrain) m = backbone_new(s, texts, n, tokenizer);
     else {
         if (whole && m->n_extensions)
             die("--method %s: the model cannot have extensions (-x)", methods[method].name);
-        if (c.p > 0)
-            loader.n_old = domains_load(loader.old, MAX_DOMAINS, s->data, s->old, "train", tokenizer, least);
-        loader.n_penalty_only = domains_load(loader.penalty_only, MAX_DOMAINS, s->data, s->negatives,
-                                             "train", tokenizer, least);
+        const char *old = c.p > 0 ? s->old : NULL;
+        loader.n_old = domains_load(loader.kept, s->data, old, "train", tokenizer, least);
+        loader.n_penalty_only = domains_load(loader.kept + loader.n_old, s->data, s->negatives, "train",
+                                             tokenizer, least);
     }
     make_folders(s->out, whole);
     print_settings(pretrain ? "pretrain" : "extend", s, m);
     learn(s, m, &c, &loader, s->out);
     printf("%s written\n", s->out);
-    tokens_free(loader.old, loader.n_old), tokens_free(texts, n), free(loader.new.ids);
-    tokens_free(loader.penalty_only, loader.n_penalty_only);
+    tokens_free(loader.kept, loader.n_old + loader.n_penalty_only);
+    tokens_free(texts, n), free(loader.new.ids);
     model_free(m);
 }
 
@@ -2418,7 +2394,7 @@ static void command_eval(Settings *s) {
     TrainConfig c = E ? last_extension(m)->config : train_config(s, BACKBONE);
     c.seq_len = s->train.seq_len;
     all.split = s->split;
-    all.n_files = domains_load(all.files, MAX_DOMAINS, s->data, s->domains, s->split, m->tokenizer, 2);
+    all.n_files = domains_load(all.files, s->data, s->domains, s->split, m->tokenizer, 2);
     for (size_t i = 0; i < all.n_files; i++) all.role[i] = "";
     if (s->csv) make_folders(s->csv, false);
     print_settings("eval", s, m);
@@ -2451,14 +2427,14 @@ static void command_sample(Settings *s) {
     long drawn = continue_text(m, count ? prompt : &end, count ? count : 1, s->count,
                                      s->temperature, s->train.seed, false);
     printf("\n");
-    fprintf(stderr, "[%ld tokens, %.0f tokens/s]\n", drawn, (double)drawn / (now() - start));
+    fprintf(stderr, "[%ld tokens, %.0f tokens/s]\n", drawn, drawn / (now() - start));
     free(prompt);
     model_free(m);
 }
 
-// Prints a text and how far extension e's gates open, in the mean over the layers: on a terminal each
-// token shaded from closed (as it is) to twice open (orange), elsewhere a line for each. Tokens that
-// share a character are shown together.
+// Prints a text and how far extension e's gates open, in the mean over the layers: on a terminal
+// each token shaded from closed (as it is) to twice open (orange), elsewhere a line for each.
+// Tokens that share a character are shown together.
 static void print_gates(const Model *m, const Activations *a, const char *text, const int *tokens,
                         size_t e) {
     static const int shades[] = {230, 229, 222, 215, 208, 208};  // of terminals' 256 colours
@@ -2559,7 +2535,7 @@ int main(int argc, char **argv) {
     if (count > 0 && !(1 << c & (SAMPLE | GATES)))
         die("%s: not an option of %s (nr %s --help)", words[0], commands[c].name, commands[c].name);
     for (int i = 0; i < count; i++) s.prompt = *s.prompt ? join(s.prompt, " ", words[i]) : words[i];
-    if (s.threads) omp_set_num_threads((int)s.threads);
+    if (s.threads) omp_set_num_threads(s.threads);
     if (count < 0) print_help(named ? c : -1);
     else commands[c].run(&s);
     finish_stdout();

@@ -67,7 +67,7 @@ static _Noreturn void die(const char *format, ...) {
 // two loads. Never NULL: dies when there is not enough.
 static void *allocate(size_t count, size_t size) {
     if (size && count > (SIZE_MAX - 64) / size) die("out of memory: %zu items of %zu bytes", count, size);
-    const size_t bytes = count * size / 64 * 64 + 64; // of no bytes, still a pointer
+    size_t bytes = count * size / 64 * 64 + 64; // of no bytes, still a pointer
     void *memory = aligned_alloc(64, bytes);
     if (!memory) die("out of memory: %zu bytes", bytes);
     return memset(memory, 0, bytes);
@@ -113,6 +113,13 @@ static void make_folders(const char *path, int whole) {
     if (slash) slash[slash == folder] = 0;
     if (access(slash ? folder : ".", W_OK)) die("%s: cannot be written: %s", slash ? folder : ".", strerror(errno));
     free(folder);
+}
+
+// Returns how many names a list has that are separated by commas.
+static int list_length(const char *list) {
+    int count = 1;
+    for (; *list; list++) count += *list == ',';
+    return count;
 }
 
 // Opens a file to read; "-" is standard input. Dies when it is not there, or is a folder.
@@ -182,11 +189,11 @@ static double now(void) {
 // it began, by now(); each step handles so many tokens.
 static void progress(const char *label, long step, long steps, const char *text, double start, double tokens) {
     static double last;
-    const bool terminal = isatty(STDERR_FILENO), final = step == steps;
+    bool terminal = isatty(STDERR_FILENO), final = step == steps;
     if (terminal ? !final && now() - last < 0.1 : step * 10 / steps == (step - 1) * 10 / steps) return;
     last = now();
-    const double a_step = (last - start) / (double)step;
-    const long left = (long)(a_step * (double)(steps - step));
+    double a_step = (last - start) / step;
+    long left = a_step * (steps - step);
     fprintf(stderr, "%s%-9s %5ld/%ld  %s  %.0f tokens/s  %ld:%02ld left%s", terminal ? "\r\033[K" : "", label, step, steps,
             text, tokens / a_step, left / 60, left % 60, terminal && !final ? "" : "\n");
 }
@@ -220,7 +227,7 @@ typedef struct {
 static int choice_index(const char *choices, char between, const char *text) {
     const char stop[2] = {between, 0};
     for (int i = 0; *choices; i++) {
-        const size_t length = strcspn(choices, stop);
+        size_t length = strcspn(choices, stop);
         if (length == strlen(text) && !memcmp(choices, text, length)) return i;
         choices += length + (choices[length] == between);
     }
@@ -238,7 +245,7 @@ static void setting_set(void *base, const Setting *o, const char *source, const 
         *texts = value;
         return;
     }
-    const double x = o->kind == FLAG ? 1 : o->choices ? choice_index(o->choices, '|', value) : strtod(value, &end);
+    double x = o->kind == FLAG ? 1 : o->choices ? choice_index(o->choices, '|', value) : strtod(value, &end);
     if (o->choices && x < 0) die("%s%s %s: not known, expected %s", source, o->name, value, o->choices);
     if (end && (!*value || *end || !(x >= o->least && x <= o->most) || (o->kind == WHOLE && x != (double)(long)x)))
         die("%s%s %s: expected a %s from %.15g to %.15g", source, o->name, value,
@@ -272,6 +279,17 @@ static void settings_print(const void *base, const Setting *table, int count, in
     }
 }
 
+// Sets the settings of a text such as "lr=0.005 gate=relu", in *base, which has those that lie in its first `size` bytes.
+static void settings_apply(void *base, size_t size, const Setting *table, const char *text) {
+    char words[256];
+    snprintf(words, sizeof words, "%s", text);
+    for (char *name = strtok(words, "="); name; name = strtok(NULL, "=")) {
+        const Setting *o = table;
+        while (strcmp(o->name, name) || o->at >= size) o++;
+        setting_set(base, o, "", strtok(NULL, " "));
+    }
+}
+
 // Reads the words of a command line into *base: -l VALUE, --name VALUE or --name=VALUE of the settings that the command,
 // called `name`, takes. given gets a bit for each setting that is there. Words that are no option move to the front of
 // argv. Returns how many there are, or -1 if one asks for help; dies at anything else.
@@ -280,17 +298,17 @@ static int settings_read(void *base, const Setting *table, int count, uint64_t *
     int words = 0;
     for (int i = 0; i < argc; i++) {
         char *word = argv[i];
-        const size_t length = strcspn(word, "=");
+        size_t length = strcspn(word, "=");
         int o = 0;
         if (!strcmp(word, "--help") || !strcmp(word, "-h")) return -1;
         if (*word != '-' || !word[1]) { argv[words++] = word; continue; }
         for (; o < count; o++) {
-            const bool is_long = !strncmp(word, "--", 2) && length - 2 == strlen(table[o].name)
+            bool is_long = !strncmp(word, "--", 2) && length - 2 == strlen(table[o].name)
                               && !memcmp(word + 2, table[o].name, length - 2);
             if (table[o].commands & command && (is_long || (word[1] == table[o].letter && !word[2]))) break;
         }
         if (o == count) die("%.*s: not an option of %s (%s %s --help lists them)", (int)length, word, name, program, name);
-        const bool flag = table[o].kind == FLAG, inside = word[length] == '=';
+        bool flag = table[o].kind == FLAG, inside = word[length] == '=';
         if (flag && inside) die("%.*s: takes no value", (int)length, word);
         if (!flag && !inside && i + 1 == argc) die("%s: a value is missing", word);
         if (*given >> o & 1 && table[o].kind != TEXTS) die("%.*s: given twice", (int)length, word);
@@ -443,7 +461,7 @@ static int utf8_encode(uint32_t code, char *s) {
 static void print_visible(const char *bytes, size_t size) {
     for (size_t i = 0, length; i < size; i += length) {
         uint32_t code = 0;
-        length = (size_t)utf8_decode(bytes + i, size - i, &code);
+        length = utf8_decode(bytes + i, size - i, &code);
         if (code < 32 || code == 127) putchar('.'), length = 1;
         else fwrite(bytes + i, 1, length, stdout);
     }
@@ -510,7 +528,7 @@ static void unicode_open(const char *const *table, int class) {
     for (; *table; table++)
         for (char *at = (char *)*table; *at; at++) { // a space is behind each pair
             code += strtoul(at, &at, 10);
-            const size_t count = strtoul(at + 1, &at, 10);
+            size_t count = strtoul(at + 1, &at, 10);
             memset(unicode_class + code, class, count);
             code += count;
         }
@@ -611,7 +629,7 @@ static char *json_string(JsonReader *r, size_t *length) {
         if ((unsigned char)c < 32) json_fail(r, "'\"'");
         if (c != '\\') {
             uint32_t code;
-            size_t bytes = (size_t)utf8_decode(r->text + r->at, r->size - r->at, &code);
+            size_t bytes = utf8_decode(r->text + r->at, r->size - r->at, &code);
             if (bytes == 0) json_fail(r, "UTF-8");
             memcpy(string + n, r->text + r->at, bytes);
             r->at += bytes;
@@ -633,7 +651,7 @@ static char *json_string(JsonReader *r, size_t *length) {
             if (low >> 10 == 0xdc00 >> 10) code = 0x10000 + ((code & 0x3ff) << 10 | (low & 0x3ff));
         }
         if (code >> 11 == 0xd800 >> 11) json_fail(r, "the other half of a surrogate pair");
-        n += (size_t)utf8_encode(code, string + n);
+        n += utf8_encode(code, string + n);
     }
     r->at++;
     string = grow(string, &capacity, n + 1, 1);
@@ -729,7 +747,7 @@ static Json *json_read(const char *path) {
 
 // Is x a whole number from 0 to `most`? NULL is none.
 static int json_whole(const Json *x, uint64_t most) {
-    return x && x->type == '0' && x->number >= 0 && x->number <= (double)most && x->number == (double)(uint64_t)x->number;
+    return x && x->type == '0' && x->number >= 0 && x->number <= most && x->number == (uint64_t)x->number;
 }
 
 // Returns a member of an object that is a whole number between 1 and `most`; dies, naming `path`, if it is not.
@@ -971,7 +989,7 @@ static char *token_name(const Tokenizer *t, int id) {
     size_t length, n = 0;
     const char *bytes = tokenizer_bytes(t, id, &length);
     char *name = allocate(2 * length + 1, 1);
-    for (size_t i = 0; i < length; i++) n += (size_t)utf8_encode(byte_code[(unsigned char)bytes[i]], name + n);
+    for (size_t i = 0; i < length; i++) n += utf8_encode(byte_code[(unsigned char)bytes[i]], name + n);
     return name;
 }
 
@@ -1017,7 +1035,7 @@ static Map read_vocab(const char *path) {
     for (const Json *token = vocab->child; token; token = token->next) {
         if (!json_whole(token, count - 1))
             die("%s: the id of \"%.99s\" is not a whole number from 0 to %zu", path, token->key, count - 1);
-        const int id = (int)token->number;
+        int id = (int)token->number;
         const char **name = by_id + id;
         if (*name) die("%s: id %d is both \"%.99s\" and \"%.99s\"", path, id, *name, token->key);
         *name = token->key;
@@ -1135,17 +1153,18 @@ static Tokens tokens_load(const char *path, const Tokenizer *t, size_t least) {
     return tokens;
 }
 
-// Loads FOLDER/DOMAIN_SPLIT.bin for each domain of a list into `files`, which has room for `most`. Returns how many there
+// Loads FOLDER/DOMAIN_SPLIT.bin for each domain of a list into `files`, which has room for MAX_DOMAINS. Returns how many there
 // are, of no list (NULL) 0. Dies if one has less than `least` tokens.
-static size_t domains_load(Tokens *files, size_t most, const char *folder, const char *list, const char *split,
+enum { MAX_DOMAINS = 8 };
+static size_t domains_load(Tokens *files, const char *folder, const char *list, const char *split,
                            const Tokenizer *t, size_t least) {
     size_t count = 0;
     for (const char *next = list; next; next = strchr(next, ',') ? strchr(next, ',') + 1 : NULL) {
         char name[sizeof files->name], path[4096];
-        const size_t length = strcspn(next, ",");
+        size_t length = strcspn(next, ",");
         if (length == 0 || length >= sizeof name)
             die("domains %s: expected names of 1 to %zu bytes, separated by commas", list, sizeof name - 1);
-        if (count == most) die("domains %s: more than %zu", list, most);
+        if (count == MAX_DOMAINS) die("domains %s: more than %d", list, MAX_DOMAINS);
         snprintf(name, sizeof name, "%.*s", (int)length, next);
         if (snprintf(path, sizeof path, "%s/%s_%s.bin", folder, name, split) >= (int)sizeof path)
             die("%s: path too long", folder);
@@ -1243,7 +1262,7 @@ static void safetensors_write(const char *path, const StoredList *list, uint64_t
     if (end < 0 || fseek(file, 0, SEEK_SET) || !fwrite(&length, sizeof length, 1, file) || fseek(file, 0, SEEK_END))
         die("%s: not written: %s", path, strerror(errno));
     for (const Stored *x = list->at; x < list->at + list->count; x++) {
-        const bool as_it_is = sizeof(real) == 4 || x->dtype[0] == 'I';
+        bool as_it_is = sizeof(real) == 4 || x->dtype[0] == 'I';
         if (as_it_is) fwrite(x->data, 4, stored_size(x), file);
         for (size_t i = 0; !as_it_is && i < stored_size(x); i++)
             fwrite(&(float){(float)((real *)x->data)[i]}, 4, 1, file);
@@ -1265,7 +1284,7 @@ static Safetensors safetensors_open(const char *path) {
     Safetensors s = {.path = path, .file = open_file(path)};
     uint64_t length = 0;
     if (fseeko(s.file, 0, SEEK_END)) die("%s: %s", path, strerror(errno));
-    const uint64_t whole = (uint64_t)ftello(s.file);
+    uint64_t whole = (uint64_t)ftello(s.file);
     rewind(s.file);
     if (fread(&length, sizeof length, 1, s.file) != 1)
         die("%s: shorter than the 8 bytes a safetensors file starts with", path);
@@ -1303,7 +1322,7 @@ static uint64_t metadata_hash(const Safetensors *s, const char *key) {
 // Dies, naming the first thing that differs, unless a file was made under the settings in `metadata`.
 static void metadata_compare(const Safetensors *s, const char *metadata) {
     char text[2048];
-    const int length = snprintf(text, sizeof text, "{\"format\":\"pt\"%s}", metadata);
+    int length = snprintf(text, sizeof text, "{\"format\":\"pt\"%s}", metadata);
     Json *here = json_parse(s->path, text, (size_t)length);
     for (const Json *x = here->child; x; x = x->next) {
         const char *saved = metadata_text(s, x->key);
@@ -1327,12 +1346,12 @@ static void safetensors_find_one(const Safetensors *s, Stored *x) {
             dtype && dtype->type == '"' ? dtype->string : "nothing", x->dtype);
     const Json *side = shape && shape->type == '[' ? shape->child : NULL;
     for (size_t k = 0; k <= x->rank; k++, side = side ? side->next : NULL) {
-        const double expected = k < x->rank ? (double)x->shape[k] : 0, number = side ? side->number : 0;
+        double expected = k < x->rank ? (double)x->shape[k] : 0, number = side ? side->number : 0;
         if ((side != NULL) != (k < x->rank) || number != expected)
             die("%s: %s: side %zu of its shape is %g, expected %g", s->path, x->name, k, number, expected);
     }
     const Json *begin = at && at->type == '[' ? at->child : NULL, *end = begin ? begin->next : NULL;
-    const size_t bytes = 4 * stored_size(x);
+    size_t bytes = 4 * stored_size(x);
     if (!json_whole(begin, s->size) || !json_whole(end, s->size) || end->next || end->number - begin->number != (double)bytes)
         die("%s: %s: its data_offsets are not those of %zu bytes among the file's %" PRIu64, s->path, x->name, bytes, s->size);
     x->start = (uint64_t)begin->number;
@@ -1358,7 +1377,7 @@ static void safetensors_find(const Safetensors *s, StoredList *list) {
 // say one.
 static void safetensors_read(const Safetensors *s, const StoredList *list) {
     for (const Stored *x = list->at; x < list->at + list->count; x++) {
-        const size_t count = stored_size(x);
+        size_t count = stored_size(x);
         if (fseeko(s->file, (off_t)(s->start + x->start), SEEK_SET) || fread(x->data, 4, count, s->file) != count)
             die("%s: %s cannot be read: %s", s->path, x->name, strerror(errno));
         for (size_t i = sizeof(real) == 4 || x->dtype[0] == 'I' ? 0 : count; i-- > 0;) {  // widen in place, from the end
@@ -1368,7 +1387,7 @@ static void safetensors_read(const Safetensors *s, const StoredList *list) {
         }
     }
     if (!json_get(s->metadata, "hash")) return;
-    const uint64_t hash = stored_hash(metadata_hash(s, "upon"), list);
+    uint64_t hash = stored_hash(metadata_hash(s, "upon"), list);
     if (hash != metadata_hash(s, "hash"))
         die("%s: damaged: its values have hash %016" PRIx64 ", its metadata says %.16s", s->path, hash,
             metadata_text(s, "hash"));
@@ -1659,7 +1678,7 @@ int main(int argc, char **argv) {
     uint64_t given = 0;
     int c = 0;
     while (argc > 1 && c < COMMANDS && strcmp(argv[1], command_table[c].name)) c++;
-    const bool asks = argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"));
+    bool asks = argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"));
     if (!asks && (argc < 2 || c == COMMANDS))
         die("%s: expected a command: train, encode or decode; --help is the manual", argc < 2 ? "nothing" : argv[1]);
     if (!asks)
