@@ -307,7 +307,8 @@ static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int
     #pragma omp parallel for
     for (size_t i0 = 0; i0 < C; i0 += STRIP) {
         size_t i1 = min_size(i0 + STRIP, C);
-        for (size_t t = 0; t < P && dwpe; t++) memset(dwpe + t * C + i0, 0, (i1 - i0) * sizeof(real));
+        for (size_t t = 0; t < P && dwpe; t++)
+            for (size_t i = i0; i < i1; i++) dwpe[t * C + i] = 0;
         for (size_t t = 0; t < B * T; t++) {
             int row = row_of ? row_of[tokens[t]] : tokens[t];
             for (size_t i = i0; i < i1 && row >= 0; i++) dwte[row * C + i] += dx[t * C + i];
@@ -318,7 +319,8 @@ static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int
 
 // losses (n) = -log softmax(logits)[target], and 0 where the target is -1. The logits (n, V) become
 // probabilities.
-static void crossentropy_forward(real *losses, real *logits, const int *targets, size_t n, size_t V) {
+static void crossentropy_forward(real *losses, real *logits, const int *targets,
+                                 size_t n, size_t V) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *p = logits + t * V;
@@ -435,7 +437,7 @@ static void residue_backward(real *du, real *dinput, ResidueTensors dw, const re
             dr[i] = dout[t * C + i] + penalty * (real)((a[i] > 0) - (a[i] < 0));
         real dg = dot(C, dr, a);
         for (size_t i = 0; i < C; i++) a[i] = g * dr[i];
-        real dz = kind == GATE_RELU ? (g > 0 ? dg : 0) : kind == GATE_SIGMOID ? dg * g * (1 - g) : 0;
+        real dz = kind == GATE_RELU && g > 0 ? dg : kind == GATE_SIGMOID ? dg * g * (1 - g) : 0;
         if (local == LOCAL_CE) dz += weight * (g - (is_old[t] ? 0 : 1));
         r.z[t] = dz;
     }
@@ -475,7 +477,8 @@ static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *
 //     prefix (B, T - start, 2C) = [u_t ; mean(t)]
 //     mean(t) = mean(t - 1) + (u_t - mean(t - 1)) / (t + 1)
 // With start > 0 (and B = 1) the mean at start - 1 lies before `prefix`.
-static void prefix_forward(real *prefix, const real *u, size_t B, size_t T, size_t start, size_t C) {
+static void prefix_forward(real *prefix, const real *u, size_t B, size_t T, size_t start,
+                           size_t C) {
     #pragma omp parallel for
     for (size_t b = 0; b < B; b++)
         for (size_t t = start; t < T; t++) {
@@ -489,7 +492,7 @@ static void prefix_forward(real *prefix, const real *u, size_t B, size_t T, size
 }
 
 // The mean at s holds u_t for every t <= s, with weight 1 / (s + 1):
-//     du(t) += first half of dprefix(t) + sum over s >= t of the second half of dprefix(s) / (s + 1)
+//     du(t) += first half of dprefix(t) + sum over s >= t of second half of dprefix(s) / (s + 1)
 // summed from the last position on, in dprefix.
 static void prefix_backward(real *du, real *dprefix, size_t B, size_t T, size_t C) {
     #pragma omp parallel for
@@ -510,7 +513,7 @@ static void new_rows_forward(real *wte, const real *rows, const int *ids, size_t
     for (size_t i = 0; i < N; i++) {
         real *to = wte + ids[i] * C;
         const real *from = rows + i * C;
-        if (memcmp(to, from, C * sizeof(real))) memcpy(to, from, C * sizeof(real));  // often it is there
+        if (memcmp(to, from, C * sizeof(real))) memcpy(to, from, C * sizeof(real));
     }
 }
 
@@ -527,8 +530,11 @@ static void new_rows_backward(real *drows, real *picked, const real *dlogits, co
 // -------------------------------------------------------------------------------------------------
 // 5. Tensors, methods, extensions.
 
-// The sizes of a model, and of one extension. gate_in: how many numbers its gate reads (G).
-typedef struct { size_t layers, heads, channels, positions, vocab, hidden, rank, new_rows, gate_in; } Dims;
+// The sizes of a model, and of one extension. gate_in: how many numbers its gate reads (G); of a
+// model 2C if the gate of any extension reads the prefix, else 0.
+typedef struct {
+    size_t layers, heads, channels, positions, vocab, hidden, rank, new_rows, gate_in;
+} Dims;
 
 enum {
     WTE, WPE, LN1_W, LN1_B, QKV_W, QKV_BIAS, PROJ_W, PROJ_BIAS, LN2_W, LN2_B,
@@ -544,13 +550,12 @@ enum { SET_BACKBONE = 1, SET_ADAPTER = 2, SET_GATE = 4, SET_LORA = 8, SET_ROWS =
 // Initial values: constant, or normal. GPT-2's deviation is 0.02 at its 768 channels, and 1/sqrt(2
 // L) of that for what writes into the residual stream. Other widths get the same variance of a sum:
 // 0.02 sqrt(768 / C).
-enum {
-    INIT_ZERO, INIT_ONE, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN, INIT_GATE_W, INIT_GATE_B
-};
+enum { INIT_ZERO, INIT_ONE, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN, INIT_GATE_W,
+       INIT_GATE_B };
 
-// Every tensor once, in the order of the enumeration: memory, files, AdamW, messages and tests go by this table. A name with %d is
-// one tensor for each layer, named as in Hugging Face's GPT-2. rows and cols: letters of size_of.
-// rows '1': a vector.
+// Every tensor once, in the order of the enumeration: memory, files, AdamW, messages and tests go
+// by this table. A name with %d is one tensor for each layer, named as in Hugging Face's GPT-2.
+// rows and cols: letters of size_of. rows '1': a vector.
 static const struct { const char *name; char rows, cols; int set, init; } table[TENSORS] = {
     {"wte.weight",               'V', 'C', SET_BACKBONE, INIT_GPT2},
     {"wpe.weight",               'P', 'C', SET_BACKBONE, INIT_GPT2},
@@ -636,7 +641,11 @@ enum { REPLAY_AS_PENALTY, REPLAY_AS_TEXT };     // replay_as
 enum { USES_OLD = 32 };
 enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, REPLAY, METHODS };
 #define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral|replay"
-static const struct { const char *name; int uses; const char *defaults, *about; } methods[METHODS] = {
+static const struct {
+    const char *name;
+    int uses;
+    const char *defaults, *about;
+} methods[METHODS] = {
     {"backbone", SET_BACKBONE, "p=0 warmup=100 floor=0.05 decay=0.1", "pretraining"},
     {"naive", SET_BACKBONE, "p=0 lr=0.001", "finetuning on new text alone"},
     {"finetune", SET_BACKBONE | USES_OLD, "lr=0.001", "all weights"},
@@ -654,6 +663,7 @@ typedef struct {
     TrainConfig config;
     Dims dims;             // the backbone's, with hidden, rank, new_rows and gate_in of its own
     int sets, *ids;        // ids (new_rows): the tokens whose rows of wte it trains
+    int *row_of;           // (V): where a token is among ids, or -1
     Tensors w;
 } Extension;
 
@@ -664,7 +674,7 @@ enum { MAX_EXTENSIONS = 8 };
 typedef struct {
     Dims dims;
     Tensors w;
-    real *wte;             // (V, C): the embedding in use, the backbone's or a copy that has new rows
+    real *wte;             // (V, C): the embedding in use, the backbone's or a copy with new rows
     Tokenizer *tokenizer;
     bool *unseen;          // (V): tokens that, as far as recorded, no text has had in training
     Extension *extension[MAX_EXTENSIONS];
@@ -680,26 +690,6 @@ static Extension *last_extension(const Model *m) {
     return m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
 }
 
-// Draws initial values for every tensor of t, in table order.
-static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random *random) {
-    double C = d->channels, L = d->layers;
-    for (int id = 0; id < TENSORS; id++) {
-        double deviation = 0, constant = 0;
-        switch (table[id].init) {
-        case INIT_ONE: constant = 1; break;
-        case INIT_GPT2: deviation = 0.02 * sqrt(768 / C); break;
-        case INIT_GPT2_PROJ: deviation = 0.02 * sqrt(768 / C / (2 * L)); break;
-        case INIT_ADAPTER: deviation = sqrt((c->init == VARIANCE_HE ? 2 : 1 / L) / C); break;
-        case INIT_FAN_IN: deviation = 1 / sqrt(tensor_rows(id, d)); break;
-        case INIT_GATE_W: deviation = c->gate_init == START_RANDOM ? 1 / sqrt(C) : 0; break;
-        case INIT_GATE_B: constant = c->gate == GATE_RELU && c->gate_init == START_OPEN; break;
-        default: break;
-        }
-        for (size_t i = 0; t->at[id] && i < tensor_layers(id, d) * t->layer_size[id]; i++)
-            t->at[id][i] = (real)(constant + (deviation > 0 ? deviation * random_normal(random) : 0));
-    }
-}
-
 // Completes what follows from an extension's config and dims: which tensors it has, and what its
 // gate reads. Room 9 does so too, with what a file says.
 static void extension_complete(Extension *x) {
@@ -710,6 +700,8 @@ static void extension_complete(Extension *x) {
 }
 
 static void extension_attach(Model *m, Extension *x);  // plugs x in; from then on it is m's
+
+static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random *random);
 
 // Makes the extension that c describes and plugs it into m. Its new rows are those of tokens that
 // are unseen and among those to learn (V; NULL: all). Sizes: a fifth of the backbone's parameters,
@@ -743,62 +735,42 @@ static Extension *extension_new(Model *m, const TrainConfig *c, const bool *lear
 // -------------------------------------------------------------------------------------------------
 // 6. The model. First its activations: what forward leaves for backward, and room to work in.
 
-// Every buffer once, in the order of the enumeration, with a row for each token of the pass. width: a letter of size_of. copies: a
-// buffer has one for each layer if something asks for it, such as a backward pass; else it is
-// shared by all layers.
-enum { FOR_BACKWARD = 1, FOR_CACHE = 2, FOR_QKV_W = 4, FOR_PROJ_W = 8, FOR_FCPROJ_W = 16, ALWAYS = 32 };
+// Every buffer once, in the order of the enumeration, with a row for each token of the pass. width:
+// a letter of size_of. copies: there is one for each layer if something asks for it, such as a
+// backward pass; else all layers share one. ROOM is needed in a backward pass only, and is shared.
+enum { FOR_BACKWARD = 1, FOR_CACHE = 2, FOR_QKV_W = 4, FOR_PROJ_W = 8, FOR_FCPROJ_W = 16,
+       ALWAYS = 32, ROOM = 64 };
 enum {
     A_X, A_LN1, A_STATS1, A_QKV, A_ATT, A_Y, A_MID, A_U, A_STATS2, A_FC, A_GELU,
     A_LNF, A_STATSF, A_LOGITS, A_LOSSES, A_PREFIX,
-    A_DX, A_DNORM, A_DY, A_DQKV, A_DFC, A_DHIDDEN, A_DLOW, A_DPREFIX, A_PICKED, MODEL_BUFFERS,
-    A_WI_U = MODEL_BUFFERS, A_WG_U, A_HIDDEN, A_ADAPTER, A_Z, A_GATE, A_L1, A_LOW, BUFFERS = A_LOW + 4
+    A_DX, A_DNORM, A_DY, A_DQKV, A_DFC, A_DPREFIX, MODEL_BUFFERS,
+    A_WI_U = MODEL_BUFFERS, A_WG_U, A_HIDDEN, A_ADAPTER, A_Z, A_GATE, A_L1, A_DHIDDEN,
+    A_LOW, A_DLOW = A_LOW + 4, A_PICKED, BUFFERS
 };
-
-static const struct { char width, copies; } buffers[BUFFERS] = {
-    {'C', FOR_BACKWARD},                    // A_X: the residual stream where a block begins, and behind the last
-    {'C', FOR_QKV_W},                       // A_LN1
-    {'2', FOR_BACKWARD},                    // A_STATS1: mean and rstd
-    {'3', FOR_BACKWARD | FOR_CACHE},        // A_QKV
-    {'A', FOR_BACKWARD},                    // A_ATT: (B, NH, T, T)
-    {'C', FOR_PROJ_W},                      // A_Y
-    {'C', FOR_BACKWARD},                    // A_MID: the residual stream behind the attention
-    {'C', FOR_BACKWARD},                    // A_U: LayerNorm2(mid)
-    {'2', FOR_BACKWARD},                    // A_STATS2
-    {'4', FOR_BACKWARD},                    // A_FC
-    {'4', FOR_FCPROJ_W},                    // A_GELU
-    {'C', 0},                               // A_LNF: these four have n_logits rows
-    {'2', 0},                               // A_STATSF
-    {'V', 0},                               // A_LOGITS: behind the loss probabilities, then dlogits
-    {'1', 0},                               // A_LOSSES
-    {'G', 0},                               // A_PREFIX
-    {'C', 0},                               // A_DX
-    {'C', 0},                               // A_DNORM: of a LayerNorm's output: dlnf, du, dln1 in turn
-    {'C', 0},                               // A_DY
-    {'3', 0},                               // A_DQKV
-    {'4', 0},                               // A_DFC
-    {'H', 0},                               // A_DHIDDEN
-    {'R', 0},                               // A_DLOW
-    {'G', 0},                               // A_DPREFIX
-    {'N', 0},                               // A_PICKED
-    {'H', FOR_BACKWARD},                    // A_WI_U: of each extension: see Residue
-    {'H', FOR_BACKWARD},                    // A_WG_U
-    {'H', FOR_BACKWARD},                    // A_HIDDEN
-    {'C', FOR_BACKWARD},                    // A_ADAPTER
-    {'1', ALWAYS},                          // A_Z
-    {'1', ALWAYS},                          // A_GATE
-    {'1', ALWAYS},                          // A_L1
-    {'R', FOR_BACKWARD},                    // A_LOW: one for each linear layer
-    {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD},
+static const struct { char width; int copies; } buffers[BUFFERS] = {
+    {'C', FOR_BACKWARD},                  // A_X: the residual stream where a block begins
+    {'C', FOR_QKV_W}, {'2', FOR_BACKWARD},                // A_LN1, A_STATS1: mean and rstd
+    {'3', FOR_BACKWARD | FOR_CACHE}, {'A', FOR_BACKWARD}, // A_QKV, A_ATT (B, NH, T, T)
+    {'C', FOR_PROJ_W}, {'C', FOR_BACKWARD},               // A_Y, A_MID: the stream behind attention
+    {'C', FOR_BACKWARD}, {'2', FOR_BACKWARD},             // A_U, A_STATS2
+    {'4', FOR_BACKWARD}, {'4', FOR_FCPROJ_W},             // A_FC, A_GELU
+    {'C', 0}, {'2', 0}, {'V', 0}, {'1', 0},  // A_LNF, A_STATSF, A_LOGITS, A_LOSSES: n_logits rows
+    {'G', 0},                                // A_PREFIX: see room 4
+    {'C', ROOM}, {'C', ROOM}, {'C', ROOM},   // A_DX, A_DNORM (dlnf, du, dln1 in turn), A_DY
+    {'3', ROOM}, {'4', ROOM}, {'G', ROOM},   // A_DQKV, A_DFC, A_DPREFIX
+    {'H', FOR_BACKWARD}, {'H', FOR_BACKWARD}, {'H', FOR_BACKWARD},  // of extensions, see Residue
+    {'C', FOR_BACKWARD}, {'1', ALWAYS}, {'1', ALWAYS}, {'1', ALWAYS}, {'H', ROOM},
+    {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD},
+    {'R', ROOM}, {'N', ROOM},
 };
 
 // Layer l of a buffer is at[id] + l * stride[id].
 typedef struct { real *at[BUFFERS]; size_t stride[BUFFERS]; } Buffers;
 
 typedef struct {
-    size_t B, T, start, n;   // this pass: positions start..T-1 of B sequences, n = B (T - start) rows
+    size_t B, T, start, n;   // this pass: positions start..T-1 of B sequences, n rows
     size_t n_logits;         // the last n_logits rows get logits
     Buffers own, extension[MAX_EXTENSIONS];
-    int *row_of;             // (V): a token's row among the last extension's new rows, or -1
     real *memory;
     size_t size;
 } Activations;
@@ -807,8 +779,6 @@ typedef struct {
 // keys and values, so that forward can continue at a later start. In room 9.
 static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits,
                                    const Tensors *grad, bool cache);
-static void activations_free(Activations *a) { free(a->memory), free(a->row_of); }
-
 static real *layer_of(const Buffers *b, int id, size_t l) { return b->at[id] + l * b->stride[id]; }
 
 // Layer l of all buffers.
@@ -831,13 +801,6 @@ static ResidueTensors residue_tensors(const Tensors *t, size_t l) {
                             tensor(t, GATE_W, l), tensor(t, GATE_B, l)};
 }
 
-// Does any gate of m's read the prefix?
-static bool reads_prefix(const Model *m) {
-    for (size_t e = 0; e < m->n_extensions; e++)
-        if (m->extension[e]->dims.gate_in > m->dims.channels) return true;
-    return false;
-}
-
 // The four linear layers of a block: where in the table they and their LoRA are, and its
 // activation.
 typedef struct { int w, bias, lora_a, lora_b, low; } Linear;
@@ -850,8 +813,8 @@ static const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_A, FCPROJ_B, A_LOW +
 static bool trains(const Tensors *grad, Linear k) { return grad->at[k.w] || grad->at[k.lora_a]; }
 
 // out = x W + bias + add, and every LoRA beside it. add may be NULL.
-static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l, real *out,
-                                 const real *x, const real *add) {
+static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l,
+                                 real *out, const real *x, const real *add) {
     size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
     linear_forward(out, x, tensor(&m->w, k.w, l), tensor(&m->w, k.bias, l), add, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
@@ -875,8 +838,8 @@ static void block_linear_backward(const Model *m, const Activations *a, const Te
         const Extension *own = m->extension[e];
         const Tensors *d = own == last_extension(m) ? grad : &no_tensors;
         if (own->sets & SET_LORA)
-            lora_backward(dx, tensor(d, k.lora_a, l), tensor(d, k.lora_b, l), a->own.at[A_DLOW],
-                          dout, layer_of(&a->extension[e], k.low, l), x,
+            lora_backward(dx, tensor(d, k.lora_a, l), tensor(d, k.lora_b, l),
+                          a->extension[e].at[A_DLOW], dout, layer_of(&a->extension[e], k.low, l), x,
                           tensor(&own->w, k.lora_a, l), tensor(&own->w, k.lora_b, l), a->n, I, O,
                           own->dims.rank);
     }
@@ -904,12 +867,14 @@ static void model_forward(const Model *m, Activations *a, const int *tokens, siz
     for (size_t l = 0; l < L; l++) {
         real *s[BUFFERS], *out = layer_of(&a->own, A_X, l + 1);
         layer_at(s, &a->own, l);
-        layernorm_forward(s[A_LN1], s[A_STATS1], s[A_X], tensor(w, LN1_W, l), tensor(w, LN1_B, l), n, C);
+        layernorm_forward(s[A_LN1], s[A_STATS1], s[A_X], tensor(w, LN1_W, l), tensor(w, LN1_B, l),
+                          n, C);
         block_linear_forward(m, a, QKV, l, s[A_QKV] + start * 3 * C, s[A_LN1], NULL);
         attention_forward(s[A_Y], s[A_ATT], s[A_QKV], B, T, start, m->dims.heads, C);
         block_linear_forward(m, a, PROJ, l, s[A_MID], s[A_Y] + start * C, s[A_X]);
-        layernorm_forward(s[A_U], s[A_STATS2], s[A_MID], tensor(w, LN2_W, l), tensor(w, LN2_B, l), n, C);
-        if (l == 0 && reads_prefix(m))
+        layernorm_forward(s[A_U], s[A_STATS2], s[A_MID], tensor(w, LN2_W, l), tensor(w, LN2_B, l),
+                          n, C);
+        if (l == 0 && m->dims.gate_in)
             prefix_forward(s[A_PREFIX] + start * 2 * C, s[A_U], B, T, start, C);
         block_linear_forward(m, a, FC, l, s[A_FC], s[A_U], NULL);
         gelu_forward(s[A_GELU], s[A_FC], n * 4 * C);
@@ -991,8 +956,9 @@ static void residues_backward(const Backward *p, size_t l, real *du) {
         residue_backward(du, x->config.gate_input == INPUT_PREFIX ? dprefix : du,
                          residue_tensors(last ? p->grad : &no_tensors, l), s->at[A_DX],
                          residue_at(m, p->a, e, l), layer_of(s, A_U, l), residue_tensors(&x->w, l),
-                         x->config.gate, local, weight, p->batch->is_old, s->at[A_DHIDDEN], p->a->n,
-                         C, x->dims.hidden, x->dims.gate_in);
+                         x->config.gate, local, weight, p->batch->is_old,
+                         p->a->extension[e].at[A_DHIDDEN], p->a->n, C, x->dims.hidden,
+                         x->dims.gate_in);
     }
 }
 
@@ -1030,25 +996,27 @@ static void model_backward(const Model *m, const Activations *a, const Tensors *
     const Buffers *s = &a->own;
     const Extension *x = last_extension(m);
     size_t C = m->dims.channels, V = m->dims.vocab, L = m->dims.layers, n = a->n;
+    size_t last = m->n_extensions - 1;
     real *new_rows = grad->at[NEW_ROWS], *dwte = new_rows ? new_rows : grad->at[WTE];
     real *dlogits = s->at[A_LOGITS], *lnf = s->at[A_LNF], *dlnf = s->at[A_DNORM], *dx = s->at[A_DX];
     Backward p = {m, a, grad, batch, loss, dwte, trains(grad, QKV), false};
-    p.prefix = reads_prefix(m) && (p.embedding || p.attention);
+    p.prefix = m->dims.gate_in && (p.embedding || p.attention);
     if (p.prefix) memset(s->at[A_DPREFIX], 0, n * 2 * C * sizeof(real));
     crossentropy_backward(dlogits, batch->targets, loss.lm_scale, n, V);
 
     // The head, logits = lnf wte^T, and the last LayerNorm: from dlogits to dx.
     matmul(dlnf, C, n, C, V, plain(dlogits, V), plain(m->wte, C), NULL, NULL);
     if (new_rows)
-        new_rows_backward(dwte, s->at[A_PICKED], dlogits, lnf, x->ids, x->dims.new_rows, n, V, C);
+        new_rows_backward(dwte, a->extension[last].at[A_PICKED], dlogits, lnf, x->ids,
+                          x->dims.new_rows, n, V, C);
     else if (dwte) matmul(dwte, C, V, C, n, transposed(dlogits, V), plain(lnf, C), NULL, NULL);
     memset(dx, 0, n * C * sizeof(real));
     layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], dlnf, layer_of(s, A_X, L),
                        s->at[A_STATSF], m->w.at[LNF_W], n, C);
     for (size_t l = L; l-- > 0;) block_backward(&p, l);
     if (dwte)
-        embedding_backward(dwte, grad->at[WPE], dx, batch->tokens, new_rows ? a->row_of : NULL, a->B,
-                           a->T, m->dims.positions, C);
+        embedding_backward(dwte, grad->at[WPE], dx, batch->tokens, new_rows ? x->row_of : NULL,
+                           a->B, a->T, m->dims.positions, C);
 }
 
 // -------------------------------------------------------------------------------------------------
@@ -1125,7 +1093,8 @@ static void loader_next(Loader *loader, Batch *batch) {
         bool is_old = x < p, penalty_only = !is_old && x < p + q;
         const Tokens *from = &loader->new;
         if (is_old) from = pick(loader->kept, loader->n_old, x / p);
-        if (penalty_only) from = pick(loader->kept + loader->n_old, loader->n_penalty_only, (x - p) / q);
+        if (penalty_only)
+            from = pick(loader->kept + loader->n_old, loader->n_penalty_only, (x - p) / q);
         const uint16_t *ids = from->ids + (size_t)(start * (from->count - T));
         for (size_t t = 0; t < T; t++) {
             batch->tokens[b * T + t] = ids[t];
@@ -1148,24 +1117,8 @@ typedef struct {
     size_t frozen;         // how many of m's extensions are
 } Training;
 
-static Training training_new(Model *m, size_t B, size_t T) {
-    const Extension *x = last_extension(m);
-    Training t = {.m = m, .w = x ? &x->w : &m->w, .dims = x ? &x->dims : &m->dims,
-                  .frozen = x ? m->n_extensions - 1 : 0};
-    int sets = x ? x->sets : SET_BACKBONE;
-    t.grad = tensors_allocate(sets, t.dims);
-    t.adam_m = tensors_allocate(sets, t.dims);
-    t.adam_v = tensors_allocate(sets, t.dims);
-    t.a = activations_new(m, B, T, B * T, &t.grad, false);
-    int *memory = allocate(3 * B * T, sizeof(int));
-    t.batch = (Batch){B, T, memory, memory + B * T, memory + 2 * B * T};
-    return t;
-}
-
-static void training_free(Training *t) {
-    activations_free(&t->a);
-    free(t->grad.memory), free(t->adam_m.memory), free(t->adam_v.memory), free(t->batch.tokens);
-}
+static Training training_new(Model *m, size_t B, size_t T);
+static void training_free(Training *t);
 
 // One step on the batch that is there. Returns its losses, as they were before the step.
 static Loss training_step(Training *t, double lr, double decay) {
@@ -1184,7 +1137,8 @@ typedef struct {
     bool resume;
 } StateFile;
 
-static void state_save(const StateFile *file, const Training *t, const Loader *loader, double seconds);
+static void state_save(const StateFile *file, const Training *t, const Loader *loader,
+                       double seconds);
 static double state_load(const StateFile *file, Training *t, Loader *loader);  // -> seconds so far
 
 static volatile sig_atomic_t interrupted;  // by Ctrl-C
@@ -1205,8 +1159,8 @@ static double train(Model *m, const TrainConfig *c, Loader *loader, const StateF
         loader_next(loader, &t.batch);
         Loss loss = training_step(&t, learning_rate(c, t.step + 1), c->decay);
         if (!isfinite(loss.lm + loss.local + t.norm))
-            die("%s: at step %ld the loss is %g, the gradient's norm %g; a lower --lr may help", name,
-                t.step, loss.lm + loss.local, t.norm);
+            die("%s: at step %ld the loss is %g, the gradient's norm %g; a lower --lr may help",
+                name, t.step, loss.lm + loss.local, t.norm);
         char text[64];
         snprintf(text, sizeof text, c->local == LOCAL_NONE ? "loss %.3f" : "loss %.3f + %.4f local",
                  loss.lm, loss.local);
@@ -1230,19 +1184,8 @@ typedef struct { double gate, closed, residue; } GateScore;
 // Mean loss in nats a token, bits a byte of text, and every extension's gates, over all layers.
 typedef struct { double loss, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
 
-// Adds to the score's gates what they do on the first n rows of a pass.
-static void gates_add(Score *s, const Model *m, const Activations *a, size_t n) {
-    double terms = (double)m->dims.layers * s->tokens;
-    for (size_t e = 0; e < m->n_extensions; e++)
-        for (size_t l = 0; l < m->dims.layers && m->extension[e]->sets & SET_ADAPTER; l++) {
-            Residue r = residue_at(m, a, e, l);
-            for (size_t t = 0; t < n; t++) {
-                s->gates[e].gate += r.gate[t] / terms;
-                s->gates[e].closed += (r.gate[t] == 0) / terms;
-                s->gates[e].residue += r.l1[t] / terms;
-            }
-        }
-}
+// Adds to the score's gates what they do on the first n rows of a pass. In room 9.
+static void gates_add(Score *s, const Model *m, const Activations *a, size_t n);
 
 // Scores a whole file: windows of T predictions, T apart, the last one partial. When
 // interrupted, ends the program.
@@ -1275,7 +1218,7 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T) {
     }
     s.bpb = s.loss / 0.6931471805599453 / s.bytes;
     s.loss /= count;
-    activations_free(&a);
+    free(a.memory);
     free(tokens);
     return s;
 }
@@ -1317,7 +1260,7 @@ static Sampler sampler_new(const Model *m, const int *prompt, size_t count, doub
     return s;
 }
 
-static void sampler_free(Sampler *s) { activations_free(&s->a), free(s->tokens); }
+static void sampler_free(Sampler *s) { free(s->a.memory), free(s->tokens); }
 
 // Draws the next token.
 static int sampler_next(Sampler *s) {
@@ -1348,7 +1291,8 @@ static int sampler_next(Sampler *s) {
 static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
     size_t T = m->dims.positions, pieces = (c->replay + T - 1) / T, done = 0, n = m->n_extensions;
     size_t size = m->dims.vocab * m->dims.channels * sizeof(real);
-    Tokens text = {.name = "replay", .ids = allocate(pieces * T, sizeof *text.ids), .count = pieces * T};
+    Tokens text = {.name = "replay", .count = pieces * T};
+    text.ids = allocate(text.count, sizeof *text.ids);
     int end = m->tokenizer->size - 1;
     double start = now();
     if (m->wte != m->w.at[WTE]) memcpy(m->wte, m->w.at[WTE], size);
@@ -1380,32 +1324,25 @@ static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
 static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T,
                                 const Tensors *grad, bool cache) {
     int asked = ALWAYS | (cache ? FOR_CACHE : 0);
-    if (grad) {
+    if (grad)
         asked |= FOR_BACKWARD | (trains(grad, QKV) ? FOR_QKV_W : 0)
                | (trains(grad, PROJ) ? FOR_PROJ_W : 0) | (trains(grad, FCPROJ) ? FOR_FCPROJ_W : 0);
-    }
-    Dims widest = m->dims;
-    for (size_t e = 0; e < m->n_extensions; e++) {
-        const Dims *d = &m->extension[e]->dims;
-        widest.hidden = max_size(widest.hidden, d->hidden);
-        widest.rank = max_size(widest.rank, d->rank);
-        widest.new_rows = max_size(widest.new_rows, d->new_rows);
-        if (reads_prefix(m)) widest.gate_in = 2 * d->channels;
-    }
     a->size = 0;
     for (size_t e = 0; e <= m->n_extensions; e++) {
         Buffers *s = e ? &a->extension[e - 1] : &a->own;
-        const Dims *d = e ? &m->extension[e - 1]->dims : &widest;
+        const Dims *d = e ? &m->extension[e - 1]->dims : &m->dims;
         for (int id = e ? MODEL_BUFFERS : 0; id < (e ? BUFFERS : MODEL_BUFFERS); id++) {
             size_t width = id == A_ATT ? T * d->heads : size_of(buffers[id].width, d);
             size_t rows = id >= A_LNF && id <= A_LOSSES ? a->n_logits : B * T;
             size_t copies = buffers[id].copies & asked ? d->layers + (id == A_X) : 1;
-            bool unused = e ? id < A_LOW && !d->hidden : id >= A_DX && !grad;
+            if (e && id < A_LOW && !d->hidden) rows = 0;
+            if (buffers[id].copies == ROOM && !grad) rows = 0;
             if ((double)copies * rows * width > 0x1p48)  // sums of these fit 64 bits
-                die("out of memory: activations of %zu layers, %zu x %zu each", copies, rows, width);
+                die("out of memory: %zu activations of %zu x %zu numbers", copies, rows, width);
+            size_t size = round_up(rows * width, 16);
             s->at[id] = a->memory ? a->memory + a->size : NULL;
-            s->stride[id] = copies > 1 ? round_up(rows * width, 16) : 0;
-            if (!unused) a->size += copies * round_up(rows * width, 16);
+            s->stride[id] = copies > 1 ? size : 0;
+            a->size += copies * size;
         }
     }
 }
@@ -1413,13 +1350,9 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
 static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits,
                                    const Tensors *grad, bool cache) {
     Activations a = {.n_logits = n_logits};
-    const Extension *x = last_extension(m);
     activations_lay_out(&a, m, B, T, grad, cache);
     a.memory = allocate(a.size, sizeof(real));
     activations_lay_out(&a, m, B, T, grad, cache);
-    a.row_of = allocate(m->dims.vocab, sizeof *a.row_of);
-    for (size_t v = 0; v < m->dims.vocab; v++) a.row_of[v] = -1;
-    for (size_t i = 0; x && i < x->dims.new_rows; i++) a.row_of[x->ids[i]] = i;
     return a;
 }
 
@@ -1438,6 +1371,58 @@ static Tensors tensors_lay_out(real *memory, int sets, const Dims *d) {
 static Tensors tensors_allocate(int sets, const Dims *d) {
     size_t size = tensors_lay_out(NULL, sets, d).size;
     return tensors_lay_out(allocate(size, sizeof(real)), sets, d);
+}
+
+// Draws initial values for every tensor of t, in table order.
+static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random *random) {
+    double C = d->channels, L = d->layers;
+    for (int id = 0; id < TENSORS; id++) {
+        double deviation = 0, constant = 0;
+        switch (table[id].init) {
+        case INIT_ONE: constant = 1; break;
+        case INIT_GPT2: deviation = 0.02 * sqrt(768 / C); break;
+        case INIT_GPT2_PROJ: deviation = 0.02 * sqrt(768 / C / (2 * L)); break;
+        case INIT_ADAPTER: deviation = sqrt((c->init == VARIANCE_HE ? 2 : 1 / L) / C); break;
+        case INIT_FAN_IN: deviation = 1 / sqrt(tensor_rows(id, d)); break;
+        case INIT_GATE_W: deviation = c->gate_init == START_RANDOM ? 1 / sqrt(C) : 0; break;
+        case INIT_GATE_B: constant = c->gate == GATE_RELU && c->gate_init == START_OPEN; break;
+        default: break;
+        }
+        for (size_t i = 0; t->at[id] && i < tensor_layers(id, d) * t->layer_size[id]; i++)
+            t->at[id][i] = constant + (deviation > 0 ? deviation * random_normal(random) : 0);
+    }
+}
+
+static Training training_new(Model *m, size_t B, size_t T) {
+    const Extension *x = last_extension(m);
+    Training t = {.m = m, .w = x ? &x->w : &m->w, .dims = x ? &x->dims : &m->dims,
+                  .frozen = x ? m->n_extensions - 1 : 0};
+    int sets = x ? x->sets : SET_BACKBONE;
+    t.grad = tensors_allocate(sets, t.dims);
+    t.adam_m = tensors_allocate(sets, t.dims);
+    t.adam_v = tensors_allocate(sets, t.dims);
+    t.a = activations_new(m, B, T, B * T, &t.grad, false);
+    int *memory = allocate(3 * B * T, sizeof(int));
+    t.batch = (Batch){B, T, memory, memory + B * T, memory + 2 * B * T};
+    return t;
+}
+
+static void training_free(Training *t) {
+    free(t->a.memory);
+    free(t->grad.memory), free(t->adam_m.memory), free(t->adam_v.memory), free(t->batch.tokens);
+}
+
+static void gates_add(Score *s, const Model *m, const Activations *a, size_t n) {
+    double terms = (double)m->dims.layers * s->tokens;
+    for (size_t e = 0; e < m->n_extensions; e++)
+        for (size_t l = 0; l < m->dims.layers && m->extension[e]->sets & SET_ADAPTER; l++) {
+            Residue r = residue_at(m, a, e, l);
+            for (size_t t = 0; t < n; t++) {
+                s->gates[e].gate += r.gate[t] / terms;
+                s->gates[e].closed += (r.gate[t] == 0) / terms;
+                s->gates[e].residue += r.l1[t] / terms;
+            }
+        }
 }
 
 // What a file holds of a model's or an extension's tensors, and of the tokens (ids) whose rows are
@@ -1461,7 +1446,8 @@ static StoredList tensors_list(const Tensors *t, const Dims *d, int *ids) {
 
 static uint64_t model_hash(const Model *m, size_t count) {
     const Extension *x = count ? m->extension[count - 1] : NULL;
-    StoredList list = x ? tensors_list(&x->w, &x->dims, x->ids) : tensors_list(&m->w, &m->dims, NULL);
+    StoredList list = x ? tensors_list(&x->w, &x->dims, x->ids)
+                        : tensors_list(&m->w, &m->dims, NULL);
     uint64_t hash = stored_hash(count ? m->hash[count - 1] : 0, &list);
     free(list.at);
     return hash;
@@ -1469,10 +1455,14 @@ static uint64_t model_hash(const Model *m, size_t count) {
 
 static void extension_attach(Model *m, Extension *x) {
     size_t size = m->dims.vocab * m->dims.channels;
-    if (m->n_extensions == MAX_EXTENSIONS) die("at most %d extensions on one model", MAX_EXTENSIONS);
+    if (m->n_extensions == MAX_EXTENSIONS)
+        die("at most %d extensions on one model", MAX_EXTENSIONS);
     m->extension[m->n_extensions++] = x;
     m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
-    for (size_t i = 0; i < x->dims.new_rows; i++) m->unseen[x->ids[i]] = false;
+    if (x->config.gate_input == INPUT_PREFIX) m->dims.gate_in = x->dims.gate_in;
+    x->row_of = memset(allocate(m->dims.vocab, sizeof(int)), -1, m->dims.vocab * sizeof(int));
+    for (size_t i = 0; i < x->dims.new_rows; i++)
+        m->unseen[x->ids[i]] = false, x->row_of[x->ids[i]] = i;
     if (x->dims.new_rows && m->wte == m->w.at[WTE])
         m->wte = memcpy(allocate(size, sizeof(real)), m->wte, size * sizeof(real));
 }
@@ -1480,7 +1470,7 @@ static void extension_attach(Model *m, Extension *x) {
 // Unplugs m's last extension and frees it.
 static void extension_drop(Model *m) {
     Extension *x = m->extension[--m->n_extensions];
-    free(x->w.memory), free(x->ids), free(x);
+    free(x->w.memory), free(x->ids), free(x->row_of), free(x);
 }
 
 // Makes a backbone of random weights. The tokenizer is m's from then on; all tokens are unseen.
@@ -1535,7 +1525,8 @@ static void config_load(Model *m, const char *path) {
     json_expect(path, config, "n_inner", inner);
     const Json *unseen = json_get(config, "unseen_tokens");
     m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
-    if (unseen && unseen->type != '[') die("%s: \"unseen_tokens\" is not a list of token ids", path);
+    if (unseen && unseen->type != '[')
+        die("%s: \"unseen_tokens\" is not a list of token ids", path);
     for (const Json *x = unseen ? unseen->child : NULL; x; x = x->next) {
         if (!json_whole(x, m->dims.vocab - 1))
             die("%s: \"unseen_tokens\" has what is no id below %zu", path, m->dims.vocab);
@@ -1560,7 +1551,8 @@ static Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *
 
 // Loads a folder: config.json, model.safetensors in float32, the tokenizer's files.
 static Model *model_load(const char *folder) {
-    char *path = join(folder, "/", "config.json"), *weights = join(folder, "/", "model.safetensors");
+    char *path = join(folder, "/", "config.json");
+    char *weights = join(folder, "/", "model.safetensors");
     Model *m = allocate(1, sizeof *m);
     config_load(m, path);
     m->tokenizer = tokenizer_load(folder);
@@ -1579,7 +1571,8 @@ static Model *model_load(const char *folder) {
 // Saves a folder that model_load and transformers read; its files are replaced one by one.
 // metadata: how the weights were trained.
 static void model_save(const Model *m, const char *folder, const char *metadata) {
-    char *path = join(folder, "/", "config.json"), *weights = join(folder, "/", "model.safetensors");
+    char *path = join(folder, "/", "config.json");
+    char *weights = join(folder, "/", "model.safetensors");
     const Dims *d = &m->dims;
     StoredList list = tensors_list(&m->w, d, NULL);
     safetensors_write(weights, &list, 0, metadata);
@@ -1591,7 +1584,8 @@ static void model_save(const Model *m, const char *folder, const char *metadata)
             "  \"n_layer\": %zu,\n  \"n_head\": %zu,\n  \"n_embd\": %zu,\n"
             "  \"n_positions\": %zu,\n  \"n_ctx\": %zu,\n  \"vocab_size\": %zu,\n"
             "  \"bos_token_id\": %zu,\n  \"eos_token_id\": %zu,\n  \"unseen_tokens\": [", d->layers,
-            d->heads, d->channels, d->positions, d->positions, d->vocab, d->vocab - 1, d->vocab - 1);
+            d->heads, d->channels, d->positions, d->positions, d->vocab, d->vocab - 1,
+            d->vocab - 1);
     const char *between = "";
     for (size_t v = 0; v < d->vocab; v++)
         if (m->unseen[v]) fprintf(file, "%s%zu", between, v), between = ", ";
@@ -1668,7 +1662,8 @@ static double state_load(const StateFile *file, Training *t, Loader *loader) {
         die("%s: is of a training that began with another model", file->path);
     const char *place = metadata_text(&s, "place"), *format = "%ld %lf %" SCNu64;
     if (sscanf(place, format, &t->step, &seconds, &loader->random.state) != 3 || t->step < 1)
-        die("%s: metadata \"place\" is %.60s, expected step, seconds, random state", file->path, place);
+        die("%s: metadata \"place\" is %.60s, expected step, seconds, random state", file->path,
+            place);
     StoredList list = state_list(t);
     safetensors_find(&s, &list);
     safetensors_read(&s, &list);
@@ -1777,12 +1772,12 @@ static double random_normal(Random *r) {  // Box and Muller
 // One routine multiplies in every layout, because a transpose only swaps a Matrix's two steps. An
 // element of C needs 2 K numbers, but a processor can load far fewer numbers than it can multiply:
 // each number that is loaded must be used many times.
-//   registers  A tile of C, MR rows by NR vectors, stays in registers while k runs. A step of k loads
-//              MR numbers of A and NR vectors of B, and uses each NR or MR times.
-//   caches     Loads are fast if they are consecutive, so B is packed first, in panels of NR vectors,
-//              k by k. A panel, KC deep, stays in the second cache while the MC rows of a block of A
-//              pass over it. A is packed in panels of MR rows only if its rows do not lie along k: if
-//              they do, a tile's MR rows are MR streams as they are.
+//   registers  A tile of C, MR rows by NR vectors, stays in registers while k runs. A step of k
+//              loads MR numbers of A and NR vectors of B, and uses each NR or MR times.
+//   caches     Loads are fast if they are consecutive, so B is packed first, in panels of NR
+//              vectors, k by k. A panel, KC deep, stays in the second cache while the MC rows of a
+//              block of A pass over it. A is packed in panels of MR rows only if its rows do not
+//              lie along k: if they do, a tile's MR rows are MR streams as they are.
 //   threads    They share the packed B and divide the rows of C. An element is summed in the same
 //              order whoever computes it: the same bits for any number of threads.
 enum { KC = 768, MC = 48, NC = 3072, PANEL = NR * LANES };  // MC is a multiple of every MR
@@ -1790,8 +1785,8 @@ enum { KC = 768, MC = 48, NC = 3072, PANEL = NR * LANES };  // MC is a multiple 
 // Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along`
 // apart, into panels of `size`, k by k; the last panel is filled up with 0. Whichever way x lies in
 // memory, it is read as it lies. (size is a constant to the compiler, once this is inlined.)
-static inline void pack(real *out, size_t size, size_t count, size_t K, const real *x, size_t across,
-                        size_t along) {
+static inline void pack(real *out, size_t size, size_t count, size_t K, const real *x,
+                        size_t across, size_t along) {
     size_t whole = count / size * size, rest = count - whole;
     if (rest) memset(out + whole * K, 0, size * K * sizeof(real));
     if (across == 1) {
@@ -1874,7 +1869,7 @@ static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const 
             continue;
         }
         size_t k = 0;
-        for (; k + 4 <= K; k += 4) {  // four rows of B at a time: memory is fastest in several streams
+        for (; k + 4 <= K; k += 4) {  // four rows of B: memory is fastest in several streams
             const real *x = a.at + k * a.col, *w = b.at + k * b.row;
             real x0 = x[0], x1 = x[a.col], x2 = x[2 * a.col], x3 = x[3 * a.col];
             const real *w1 = w + b.row, *w2 = w1 + b.row, *w3 = w2 + b.row;
@@ -1912,7 +1907,8 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
                     const real *block = a.at + i0 * a.row + k0 * a.col;
                     size_t rows = min_size(MC, M - i0), along = a.col == 1 ? rows / MR * MR : 0;
                     if (along < rows)
-                        pack(packed_a, MR, rows - along, depth, block + along * a.row, a.row, a.col);
+                        pack(packed_a, MR, rows - along, depth, block + along * a.row, a.row,
+                             a.col);
                     for (size_t j = 0; j < cols; j += PANEL)
                         for (size_t i = 0; i < rows; i += MR) {
                             Matrix lying = {block + i * a.row, a.row, 1};
@@ -1949,8 +1945,8 @@ static const Settings initial = {
     .train = {.method = NEUTRAL, .gate = GATE_NONE, .local = LOCAL_NONE, .steps = 400, .batch = 8,
               .seq_len = 128, .warmup = 20, .new_rows = 1, .seed = 1, .floor = 0.1, .p = 0.1,
               .q = 0.1, .alpha = 1, .temperature = 1},
-    .data = "data/toy", .known = "en,plays", .old = "en", .new = "fr", .domains = "en,plays,fr", .split = "val",
-    .methods = "naive,finetune,lora,adapter,neutral,replay", .prompt = "", .in = "out/backbone",
+    .data = "data/toy", .known = "en,plays", .old = "en", .new = "fr", .domains = "en,plays,fr",
+    .split = "val", .methods = "naive,finetune,lora,adapter,neutral,replay", .prompt = "", .in = "out/backbone",
     .layers = 4, .heads = 4, .channels = 128, .pretrain_steps = 1600,
     .pretrain_lr = 2e-3, .count = 100, .temperature = 0.8,
 };
@@ -1965,7 +1961,7 @@ static const Settings initial = {
 // it is saved with what was trained, as all of TrainConfig is.
 static const Setting settings[] = {
     {"data", 0, S_TEXT(data), 0, TRAIN | EVAL, "folder of DOMAIN_{train,val,test}.bin, tokenizer"},
-    {"known", 0, S_TEXT(known), 0, RUN | PRETRAIN, "domains that the backbone learns, all together"},
+    {"known", 0, S_TEXT(known), 0, RUN | PRETRAIN, "domains that the backbone learns, together"},
     {"old", 0, S_TEXT(old), 0, BOTH, "known domains to keep, that are trained on too"},
     {"new", 0, S_TEXT(new), 0, BOTH, "domain to learn (run: or several, one by one)"},
     {"negatives", 0, S_TEXT(negatives), SET_GATE, EXTEND, "domains that only the local loss sees"},
@@ -2147,7 +2143,12 @@ static double learn(const Settings *s, Model *m, const TrainConfig *c, Loader *l
 
 // What one model does on one file. change: of the loss, since the method learnt the domain or,
 // before that, since the backbone.
-typedef struct { TrainConfig config; size_t stage, trained; double seconds, change; Score score; } Result;
+typedef struct {
+    TrainConfig config;
+    size_t stage, trained;
+    double seconds, change;
+    Score score;
+} Result;
 
 enum { MAX_RESULTS = (1 + METHODS * MAX_DOMAINS) * MAX_DOMAINS };
 
@@ -2179,8 +2180,8 @@ static void results_add(Results *all, const Model *m, const TrainConfig *c, size
 // Writes all results, a line for each model and domain; what there is not is empty.
 static void results_write(const Results *all, const char *path) {
     FILE *file = output_open(path);
-    fprintf(file, "method,seed,stage,domain,role,split,tokens,loss,bpb,change,gate,closed,lr,alpha,p,"
-                  "q,trained,seconds\n");
+    fprintf(file, "method,seed,stage,domain,role,split,tokens,loss,bpb,change,gate,closed,lr,alpha,"
+                  "p,q,trained,seconds\n");
     for (size_t k = 0; k < all->count; k++) {
         const Result *r = &all->results[k];
         const TrainConfig *c = &r->config;
@@ -2207,7 +2208,8 @@ static void results_print(const Results *all) {
     printf("%s\n", closed ? " | closed%" : "");
     for (const Result *r = all->results; r < all->results + all->count; r += all->n_files) {
         printf("%-8s %8.3fM", methods[r->config.method].name, 1e-6 * r->trained);
-        for (size_t i = 0; i < all->n_files; i++) printf(" | %5.3f %+6.3f", r[i].score.loss, r[i].change);
+        for (size_t i = 0; i < all->n_files; i++)
+            printf(" | %5.3f %+6.3f", r[i].score.loss, r[i].change);
         for (size_t i = 0; closed && i < all->n_files && r->config.gate != GATE_NONE; i++)
             printf("%s%4.0f", i ? "" : " |", 100 * r[i].score.gates[r->stage - 1].closed);
         printf("\n");
@@ -2222,8 +2224,8 @@ static void print_bytes(const Model *m, int token) {
 
 // Continues tokens by n more at most, and prints each as it is drawn; stops at an end of text if
 // `stop`. Returns how many were drawn.
-static long continue_text(const Model *m, const int *tokens, size_t count, long n, double temperature,
-                          long seed, bool stop) {
+static long continue_text(const Model *m, const int *tokens, size_t count, long n,
+                          double temperature, long seed, bool stop) {
     Random random = random_stream(seed, FOR_SAMPLING);
     Sampler s = sampler_new(m, tokens, count, temperature, random);
     long drawn = 0;
@@ -2265,13 +2267,14 @@ static void methods_check(const Settings *s) {
         found++;
     }
     if (found != list_length(s->methods))
-        die("--methods %s: expected some of %s, each once", s->methods, strchr(METHOD_NAMES, '|') + 1);
+        die("--methods %s: expected some of %s, each once", s->methods,
+            strchr(METHOD_NAMES, '|') + 1);
     settings_check(s, s->methods, uses);
 }
 
 // Has m learn by c, adds its results, and shows it at work.
-static void run_stage(const Settings *s, Results *all, Model *m, const TrainConfig *c, Loader *loader,
-                      size_t stage, const char *name) {
+static void run_stage(const Settings *s, Results *all, Model *m, const TrainConfig *c,
+                      Loader *loader, size_t stage, const char *name) {
     char *path = join(s->out, "/", name), *csv = join(s->out, "/", "results.csv");
     double seconds = learn(s, m, c, loader, path);
     results_add(all, m, c, stage, seconds);
@@ -2282,7 +2285,8 @@ static void run_stage(const Settings *s, Results *all, Model *m, const TrainConf
 }
 
 // A method teaches m the new domains, one after the other: each is an old one to those behind it.
-static void run_method(const Settings *s, Results *all, Model *m, long method, const Tokens *texts) {
+static void run_method(const Settings *s, Results *all, Model *m, long method,
+                       const Tokens *texts) {
     TrainConfig c = train_config(s, method);
     bool whole = methods[method].uses & SET_BACKBONE, chain = all->n_files - all->n_known > 1;
     Loader loader = {.n_old = 0};
@@ -2303,7 +2307,7 @@ static void command_run(Settings *s) {
     static Results all;
     Tokens texts[MAX_DOMAINS];
     size_t least = s->train.seq_len + 1;
-    int unseen = 0, n_old = 0;
+    int n_old = 0;
     methods_check(s);
     if (!s->out) s->out = "out";
     Tokenizer *tokenizer = tokenizer_load(s->data);
@@ -2320,11 +2324,10 @@ static void command_run(Settings *s) {
         bool is_old = choice_index(s->old, ',', texts[i].name) >= 0;
         all.role[i] = i >= all.n_known ? "new" : is_old ? "old" : "known";
         n_old += is_old;
-        printf(" %s %.3fM,", texts[i].name, 1e-6 * texts[i].count);
+        printf(" %s %.3fM", texts[i].name, 1e-6 * texts[i].count);
     }
     if (n_old < list_length(s->old)) die("--old %s: expected some of --known %s", s->old, s->known);
-    for (size_t v = 0; v < m->dims.vocab; v++) unseen += m->unseen[v];
-    printf(" and %d of the vocabulary never occur in %s\n\n", unseen, s->known);
+    printf("\n\n");
 
     TrainConfig c = train_config(s, BACKBONE);
     Loader loader = {.new = tokens_join(texts, all.n_known)};
@@ -2332,8 +2335,8 @@ static void command_run(Settings *s) {
     for (long i = NAIVE; i < METHODS; i++)
         if (is_chosen(s, i)) run_method(s, &all, model_load(backbone), i, texts);
     results_print(&all);
-    printf("in nats a token; change: since the domain was learnt or, before that, since the backbone"
-           "\n\n%s/results.csv written\n", s->out);
+    printf("in nats a token; change: since the domain was learnt, before that since the backbone\n\n"
+           "%s/results.csv written\n", s->out);
     tokens_free(texts, all.n_files), tokens_free(all.files, all.n_files), free(loader.new.ids);
     free(backbone), free(domains), model_free(m);
 }
@@ -2341,7 +2344,8 @@ static void command_run(Settings *s) {
 // Loads -i and every -x. Without --context, seq_len becomes the model's.
 static Model *model_of_settings(Settings *s) {
     Model *m = model_load(s->in);
-    for (int i = 0; i < MAX_EXTENSIONS && s->extensions[i]; i++) extension_load(m, s->extensions[i]);
+    for (int i = 0; i < MAX_EXTENSIONS && s->extensions[i]; i++)
+        extension_load(m, s->extensions[i]);
     long positions = m->dims.positions;
     if (s->train.seq_len > positions)
         die("--context %ld: the model has %ld positions", s->train.seq_len, positions);
@@ -2371,8 +2375,8 @@ static void command_train(Settings *s, bool pretrain) {
             die("--method %s: the model cannot have extensions (-x)", methods[method].name);
         const char *old = c.p > 0 ? s->old : NULL;
         loader.n_old = domains_load(loader.kept, s->data, old, "train", tokenizer, least);
-        loader.n_penalty_only = domains_load(loader.kept + loader.n_old, s->data, s->negatives, "train",
-                                             tokenizer, least);
+        loader.n_penalty_only = domains_load(loader.kept + loader.n_old, s->data, s->negatives,
+                                             "train", tokenizer, least);
     }
     make_folders(s->out, whole);
     print_settings(pretrain ? "pretrain" : "extend", s, m);
@@ -2472,7 +2476,7 @@ static void command_gates(Settings *s) {
         if (!(m->extension[e]->sets & SET_GATE)) die("%s: has no gates", s->extensions[e]);
         print_gates(m, &a, s->prompt, tokens, e);
     }
-    activations_free(&a);
+    free(a.memory);
     free(tokens);
     model_free(m);
 }
@@ -2500,8 +2504,9 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 // Prints the manual of command c; of none: what commands there are.
 static void print_help(int c) {
     if (c < 0) {
-        printf("nr: teach a GPT a new language without forgetting the old one (neutral residues)\n\n");
-        for (int i = 0; i < COMMANDS; i++) printf("  nr %-9s %s\n", commands[i].name, commands[i].about);
+        printf("nr: teach a GPT a new language without forgetting the old (neutral residues)\n\n");
+        for (int i = 0; i < COMMANDS; i++)
+            printf("  nr %-9s %s\n", commands[i].name, commands[i].about);
         printf("\nnr COMMAND --help lists the options of a command. nr alone is nr run.\n");
         return;
     }
@@ -2520,13 +2525,15 @@ int main(int argc, char **argv) {
     int file, c = 0;  // file takes the place of a closed standard stream, which none else shall get
     while ((file = open("/dev/null", O_RDONLY)) >= 0 && file <= STDERR_FILENO) {}
     close(file);
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+    struct sigaction action = {.sa_handler = on_interrupt,
+                               .sa_flags = (int)SA_RESETHAND | SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     int named = argc > 1 && argv[1][0] != '-';
     while (named && c < COMMANDS && strcmp(commands[c].name, argv[1])) c++;
-    if (c == COMMANDS) die("%s: not a command, expected run, pretrain, extend, eval, sample or gates "
-                           "(nr --help)", argv[1]);
+    if (c == COMMANDS)
+        die("%s: not a command, expected run, pretrain, extend, eval, sample or gates (nr --help)",
+            argv[1]);
     Settings s = initial;
     if (1 << c & LOAD) s.train.seq_len = 0;  // the model's
     char **words = argv + 1 + named;
