@@ -1178,8 +1178,9 @@ static double train(Model *m, const TrainConfig *c, Loader *loader, const StateF
 // -------------------------------------------------------------------------------------------------
 // 8. Evaluation, sampling, replay.
 
-// How a gate behaves on a text: its mean, how often it is exactly 0, and the mean of |r|_1 / C.
-typedef struct { double gate, closed, residue; } GateScore;
+// How gates behave on a text, in the mean over its tokens and the layers: how far they open, and how
+// often they are exactly 0.
+typedef struct { double gate, closed; } GateScore;
 
 // Mean loss in nats a token, bits a byte of text, and every extension's gates, over all layers.
 typedef struct { double loss, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
@@ -1223,15 +1224,11 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T) {
     return s;
 }
 
-// Draws a token from softmax(logits / temperature); temperature 0 takes the most likely.
+// Draws a token from softmax(logits / temperature). At temperature 0, or almost, the most likely.
 static int sample_token(const real *logits, size_t V, double temperature, Random *random) {
-    real max = largest(V, logits);
-    double sum = 0;
+    double max = largest(V, logits), sum = 0;
     size_t token = 0;
-    if (temperature == 0) {
-        while (token < V - 1 && logits[token] < max) token++;
-        return token;
-    }
+    temperature = fmax(temperature, 1e-9);
     for (size_t i = 0; i < V; i++) sum += exp((logits[i] - max) / temperature);
     double target = random_uniform(random) * sum;
     while (token < V - 1 && (target -= exp((logits[token] - max) / temperature)) >= 0) token++;
@@ -1420,7 +1417,6 @@ static void gates_add(Score *s, const Model *m, const Activations *a, size_t n) 
             for (size_t t = 0; t < n; t++) {
                 s->gates[e].gate += r.gate[t] / terms;
                 s->gates[e].closed += (r.gate[t] == 0) / terms;
-                s->gates[e].residue += r.l1[t] / terms;
             }
         }
 }
@@ -2403,18 +2399,16 @@ static void command_eval(Settings *s) {
     if (s->csv) make_folders(s->csv, false);
     print_settings("eval", s, m);
     results_add(&all, m, &c, E, 0);
-    printf("\n%-8s %10s %9s %11s %10s\n", s->split, "tokens", "nats", "perplexity", "bits/byte");
+    printf("\n%-8s %10s %9s %11s %10s", s->split, "tokens", "nats", "perplexity", "bits/byte");
+    for (size_t e = 0; e < E; e++) printf("%8s %7s", "gate", "closed");
     for (size_t i = 0; i < all.n_files; i++) {
-        Score score = all.results[i].score;
-        printf("%-8s %10zu %9.4f %11.3f %10.4f\n", all.files[i].name, score.tokens, score.loss,
-               exp(score.loss), score.bpb);
+        const Score *at = &all.results[i].score;
+        printf("\n%-8s %10zu %9.4f %11.3f %10.4f", all.files[i].name, at->tokens, at->loss,
+               exp(at->loss), at->bpb);
+        for (size_t e = 0; e < E; e++)
+            printf("%8.3f %6.1f%%", at->gates[e].gate, 100 * at->gates[e].closed);
     }
-    for (size_t e = 0; e < E; e++)
-        for (size_t i = 0; i < all.n_files && m->extension[e]->sets & SET_ADAPTER; i++) {
-            GateScore g = all.results[i].score.gates[e];
-            printf("%s: gates of extension %zu: mean %.4f, closed %.1f%%, |residue| %.5f\n",
-                   all.files[i].name, e + 1, g.gate, 100 * g.closed, g.residue);
-        }
+    printf("\n");
     if (s->csv) results_write(&all, s->csv);
     tokens_free(all.files, all.n_files);
     model_free(m);

@@ -252,11 +252,6 @@ without() { # FILE...: the lines of stdin that occur in none of them (and are no
         !after { after = ($0 == ""); seen[$0]; next } !($0 in seen)'
 }
 
-speeches() { # FIRST LAST <text: the paragraphs that begin on lines FIRST to LAST, each on one line
-    run_awk -v RS= -v first="$1" -v last="$2" '
-        { line = below + 1; below += gsub(/\n/, " ") + 2 } line >= first && line <= last'
-}
-
 split_text() { # UNIT PART TOTAL NEWLINE <text: its PART train or val; if PART is count, the units
     # A unit is a line or a paragraph, with blank lines behind it; NEWLINE: the text ends in one.
     run_awk -v unit="$1" -v part="$2" -v total="$3" -v newline="$4" '
@@ -332,8 +327,7 @@ toy() {
 multi30k() { # LANG
     open_target
     test=test_2016_flickr
-    for name in train.1.en train.2.en train.3.en train.4.en train.5.en val.en $test.en \
-        train."$1" val."$1" $test."$1"; do
+    for name in train.1.en train.2.en val.en $test.en train."$1" val."$1" $test."$1"; do
         case $name in train.?.en) task=2 ;; *) task=1 ;; esac
         url=https://raw.githubusercontent.com/multi30k/dataset/master/data/task$task/raw
         fetch "$url/$name.gz" "$name.gz"
@@ -343,9 +337,9 @@ multi30k() { # LANG
     text=$tmp/tinyshakespeare.txt url=https://raw.githubusercontent.com/karpathy/char-rnn/master
     fetch $url/data/tinyshakespeare/input.txt tinyshakespeare.txt
     n=$(($(wc -l <"$text") / 20))
-    speeches 1 $((18 * n)) <"$text" >"$tmp/train.plays"
-    speeches $((18 * n + 1)) $((19 * n)) <"$text" >"$tmp/val.plays"
-    speeches $((19 * n + 1)) $((21 * n)) <"$text" >"$tmp/$test.plays"
+    sed "$((18 * n))q" <"$text" >"$tmp/train.plays"
+    sed "1,$((18 * n))d; $((19 * n))q" <"$text" >"$tmp/val.plays"
+    sed "1,$((19 * n))d" <"$text" >"$tmp/$test.plays"
     for domain in en plays "$1"; do
         tidy <"$tmp/val.$domain" >"$made/${domain}_val.txt"
         tidy <"$tmp/$test.$domain" >"$made/${domain}_test.txt"

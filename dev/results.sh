@@ -1,70 +1,84 @@
 #!/bin/sh
-# dev/results.sh: trains, evaluates and prints every figure of README.md that is about real text, and writes them to
-# dev/results.csv. Stop it and start it again as you like: what is finished is in $OUT and is not computed again (a changed
-# recipe or nr.c therefore needs another OUT). Somewhat over an hour on two cores.
-# dev/results.sh table: prints dev/results.csv.
+# dev/results.sh: trains, evaluates and prints every figure of README.md that is about real text, and
+# writes them to dev/results.csv and dev/results.md. Stop it and start it again as you like: what is
+# finished is in $OUT and is not computed again (a changed recipe or nr.c therefore needs another
+# OUT). dev/results.sh table: prints dev/results.csv as dev/results.md.
 #
-#   grid      every method at six learning rates, seed 1. Its best rate is the one whose old and new losses on val have the
-#             least sum; within 0.01 of that, the one that forgets least
+# English captions (en) and plays are known, captions are rehearsed, plays are never shown again, the
+# new language is French.
+#
+#   grid      every method at five learning rates, seed 1. Its best rate is the one whose losses on
+#             en, plays and fr (val) have the least sum
 #   best      every method at its best rate, three seeds, each with a backbone of its own
-#   ablation  neutral, or the method named, at its best rate with one thing changed, three seeds
+#   ablation  the method named at its best rate with something changed, three seeds
+#   chain     French, then German, three ways, seeds 1 and 2
+#
+# dev/results.csv has the columns of nr's own csv behind one more, `what`; change is against the
+# backbone of the same seed.
 set -eu
 cd "$(dirname "$0")/.."
 
 # From the environment if it is set there: to try all this with few steps, say, into another folder.
 data=${DATA:-data/multi30k} out=${OUT:-out/results} results=${RESULTS:-dev/results.csv} jobs=${JOBS:-2}
-pretrain_steps=${PRETRAIN_STEPS:-2400} steps=${STEPS:-800} seeds=${SEEDS:-1 2 3}
-pretrain_lr=2e-3
-pretrain="--layers 6 --heads 6 --channels 192 --context 128 --steps $pretrain_steps --batch 8"
-extend="--old en --new fr --steps $steps --batch 8"
-rates='5e-4 1e-3 2e-3 5e-3 1e-2 2e-2'
+pretrain="--data $data --known en,plays --pretrain-steps ${PRETRAIN_STEPS:-2400} ${SIZE:-}"
+extend="--data $data --old en --steps ${STEPS:-600}"
+seeds=${SEEDS:-1 2 3} rates=${RATES:-1e-3 2e-3 5e-3 1e-2 2e-2}
 
 # What there is to train, a line each: WHAT METHOD RATE SEED OPTIONS.
-backbones() { for seed in $seeds; do echo "backbone backbone $pretrain_lr $seed"; done; }
+backbones() { for seed in $seeds; do echo "backbone backbone 2e-3 $seed"; done; }
 
 grid() {
-    echo "grid naive 1e-3 1"
-    for method in finetune lora adapter neutral; do for lr in $rates; do echo "grid $method $lr 1"; done; done
+    for method in finetune lora adapter neutral replay; do
+        for lr in $rates; do echo "grid $method $lr 1"; done
+    done
 }
 
 best_and_ablations() { # seed by seed: stopped early, there is a line of each
     for seed in $seeds; do
-        for method in naive finetune lora adapter neutral; do echo "best $method $(best $method) $seed"; done
-        while read -r name method options; do echo "ablation:$name $method $(best "$method") $seed $options"; done <<END
-no-gate          neutral  --gate none
-no-gate-no-l1    neutral  --gate none --local none
-sigmoid-ce       neutral  --gate sigmoid --local ce
-no-l1            neutral  --local none
-alpha-0.01       neutral  --alpha 0.01
-alpha-0.1        neutral  --alpha 0.1
-alpha-0.3        neutral  --alpha 0.3
-alpha-3          neutral  --alpha 3
-alpha-10         neutral  --alpha 10
-alpha-30         neutral  --alpha 30
-init-he          neutral  --init he
-gate-random      neutral
-gate-w0-b0       neutral
-p-0              neutral  --p 0
-p-0.01           neutral  --p 0.01
-p-0.5            neutral  --p 0.5
-hidden-80        neutral  --hidden 80
-hidden-320       neutral  --hidden 320
-no-new-rows      neutral  --new-rows 0
-no-new-rows      adapter  --new-rows 0
-no-new-rows      lora     --new-rows 0
-p-0              adapter  --p 0
-p-0.01           adapter  --p 0.01
-p-0.5            adapter  --p 0.5
+        for method in naive finetune lora adapter neutral replay; do
+            echo "best $method $(best $method) $seed"
+        done
+        while read -r name method options; do
+            echo "ablation:$name $method $(best "$method") $seed $options"
+        done <<END
+replay+old           replay   --p 0.1
+replay+old+layer     replay   --p 0.1 --gate-input layer
+replay-layer         replay   --gate-input layer
+replay-5000          replay   --replay 5000
+replay-80000         replay   --replay 80000
+replay-cool          replay   --temperature 0.7
+replay-alpha-1       replay   --alpha 1
+replay-alpha-10      replay   --alpha 10
+replay-q-0.05        replay   --q 0.05
+replay-q-0.3         replay   --q 0.3
+replay-as-text       replay   --replay-as text
+text+old             finetune --replay 80000 --replay-as text
+text+old             lora     --replay 80000 --replay-as text
+text+old             adapter  --replay 80000 --replay-as text
+prefix               neutral  --gate-input prefix
+no-gate              neutral  --gate none
+no-gate-no-l1        neutral  --gate none --local none
+sigmoid-ce           neutral  --gate sigmoid --local ce
+no-l1                neutral  --local none
+alpha-0.01           neutral  --alpha 0.01
+alpha-3              neutral  --alpha 3
+init-he              neutral  --init he
+gate-random          neutral  --gate-init random
+gate-closed          neutral  --gate-init closed
+p-0                  neutral  --p 0
+p-0.5                neutral  --p 0.5
+no-new-rows          neutral  --new-rows 0
 END
     done
 }
 
-best() { # METHOD: its rate. Of each file the first line, val
+# The best rate of a method. naive takes finetune's.
+best() { # METHOD
+    case $1 in naive) set -- finetune ;; esac
     for rate in $rates; do
-        [ ! -e "$out/$1-$rate-1.csv" ] || sed 1q "$out/$1-$rate-1.csv"
-    done | awk -F, '
-        { lr[NR] = $2; old[NR] = $5; sum[NR] = $5 + $6; if (NR == 1 || sum[NR] < least) least = sum[NR] }
-        END { for (i = 1; i <= NR; i++) if (sum[i] <= least + 0.01 && (!b || old[i] < old[b])) b = i; print lr[b] }'
+        [ ! -e "$out/$1-$rate-1.csv" ] || awk -F, -v lr="$rate" '$6 == "val" { sum += $8 }
+            END { print sum, lr }' "$out/$1-$rate-1.csv"
+    done | sort -n | awk 'NR == 1 { print $2 }'
 }
 
 # The file that says a line is finished. What grid and best have in common is trained once.
@@ -72,40 +86,20 @@ key() { # WHAT METHOD RATE SEED
     case $1 in ablation:*) echo "$2-$3-$4-${1#ablation:}" ;; *) echo "$2-$3-$4" ;; esac
 }
 
-# An nr for the ablation NAME that no option of nr's makes: nr.c with each OLD replaced by its NEW.
-variant() { # NAME OLD NEW [OLD NEW]
-    name=$1 folder=$work/$1
-    shift
-    mkdir "$folder"
-    cp Makefile nr.c tokenizer.c "$folder"
-    while [ $# -gt 0 ]; do
-        old=$1 new=$2 awk 'i = index($0, ENVIRON["old"]) {
-                $0 = substr($0, 1, i - 1) ENVIRON["new"] substr($0, i + length(ENVIRON["old"])); found++ }
-            { print } END { exit found != 1 }' "$folder/nr.c" >"$folder/changed" ||
-            { echo "results.sh: $name: not once in nr.c: $1" >&2; exit 1; }
-        mv "$folder/changed" "$folder/nr.c"
-        shift 2
-    done
-    make -s -C "$folder" nr
-    mv "$folder/nr" "$work/nr-$name"
-}
-
-quietly() { # COMMAND...: its output is shown if it fails. In the background, so that a signal is seen to at once
+quietly() { # COMMAND...: its output is shown if it fails. In the background: a signal is seen at once
     "$@" >"$work/$key.log" 2>&1 &
     child=$!
     wait $child || { cat "$work/$key.log" >&2; exit 1; }
 }
 
-train() { # trains and evaluates $what $method $lr $seed $options: a line for val, a line for test in $out/$key.csv
+train() { # trains and evaluates $what $method $lr $seed $options: lines for val and test
     backbone=$out/backbone-$seed
-    nr=$work/nr-${what#ablation:}
-    [ -e "$nr" ] || nr=$work/nr
     # shellcheck disable=SC2086  # $pretrain, $extend and $options are words
     if [ "$method" != backbone ]; then
-        quietly "$nr" extend -i "$backbone" --data "$data" --method "$method" --lr "$lr" --seed "$seed" --threads 1 \
-            $extend $options -o "$work/$key"
+        quietly "$work/nr" extend -i "$backbone" --new fr --method "$method" --lr "$lr" \
+            --seed "$seed" --threads 1 $extend $options -o "$work/$key"
     elif [ ! -d "$backbone" ]; then
-        quietly "$nr" pretrain --data "$data" --domain en --lr "$lr" --seed "$seed" --threads 1 $pretrain -o "$work/$key"
+        quietly "$work/nr" pretrain --seed "$seed" --threads 1 $pretrain -o "$work/$key"
         mv "$work/$key" "$backbone"
     fi
     case $method in
@@ -114,13 +108,15 @@ train() { # trains and evaluates $what $method $lr $seed $options: a line for va
     *) set -- -i "$backbone" -x "$work/$key" ;;
     esac
     for split in val test; do
-        quietly "$work/nr" eval "$@" --data "$data" --domains en,fr --split $split --threads 1 --csv "$work/$key.eval"
-        awk -F, -v line="$method,$lr,$seed,$split" '{ loss[NR] = $4; gate[NR] = $7; closed[NR] = $8 }
-            END { print line "," loss[2] "," loss[3] "," gate[2] "," gate[3] "," closed[2] "," closed[3] }' "$work/$key.eval"
+        quietly "$work/nr" eval "$@" --data "$data" --domains en,plays,fr --split $split \
+            --threads 1 --csv "$work/$key.eval"
+        # A whole model does not say how it was trained.
+        awk -F, -v OFS=, -v m="$method" -v lr="$lr" -v s="$seed" \
+            'NR > 1 { $1 = m; $2 = s; $13 = lr; print }' "$work/$key.eval"
     done >"$work/$key.csv"
     mv "$work/$key.csv" "$out/$key.csv"
     rm -rf "${work:?}/$key"
-    echo "$key: $(awk -F, 'NR == 1 { print $5, $6 }' "$out/$key.csv")"
+    echo "$key: $(awk -F, '$6 == "val" { printf "%s %.3f ", $4, $8 }' "$out/$key.csv")"
 }
 
 worker() { # LIST: trains the lines of it that nobody has finished or claimed
@@ -143,56 +139,51 @@ train_all() { # LIST
 }
 
 collect() { # LIST...: its lines of results.csv; the backbones come first
-    echo what,method,lr,seed,split,old_loss,new_loss,forgets,gate_old,gate_new,closed_old,closed_new
+    echo what,method,seed,stage,domain,role,split,tokens,loss,bpb,change,gate,closed,lr,alpha,p,q,trained,seconds
     cat "$@" | while read -r what method rate seed options; do
         sed "s/^/$what,/" "$out/$(key "$what" "$method" "$rate" "$seed").csv"
-    done | awk 'BEGIN { FS = OFS = "," }
-        $1 == "backbone" { base[$4, $5] = $6 }
-        { $7 = $7 "," sprintf("%.6f", $6 - base[$4, $5]); print }'
+    done | awk 'BEGIN { FS = OFS = ","; role["en"] = "old"; role["plays"] = "known"; role["fr"] = "new" }
+        { if ($1 == "backbone") base[$3, $5, $7] = $9
+          $6 = role[$5]; $11 = sprintf("%.6f", $9 - base[$3, $5, $7]); print }'
 }
 
-# 80 columns: means over the seeds, least and greatest value; *: a method's best rate. A name without a method is neutral's.
+# dev/results.md: of each line means over the seeds, and the least and the greatest value.
 table() {
-    awk -F, -v rates="$rates" '
-    function mean(list,   v, n, i, s) { n = split(list, v, " "); for (i = 1; i <= n; i++) s += v[i]; return s / n }
-    function range(list,   v, n, i, low, high) {
-        n = split(list, v, " ")
-        for (low = high = v[i = 1]; i <= n; i++) { if (v[i] + 0 < low + 0) low = v[i]; if (v[i] + 0 > high + 0) high = v[i] }
-        return sprintf("%.3f..%.3f", low, high)
+    awk -F, '
+    function mean(k,   v, n, i, s) {
+        n = split(k, v, " ")
+        for (i = 1; i <= n; i++) s += v[i]
+        return n ? s / n : 0
+    }
+    function range(k, form,   v, n, i, low, high) {
+        n = split(k, v, " "); low = high = v[1]
+        for (i = 2; i <= n; i++) { if (v[i] + 0 < low + 0) low = v[i]; if (v[i] + 0 > high + 0) high = v[i] }
+        return sprintf(form " (" form " " form ")", mean(k), low, high)
     }
     NR == 1 { next }
-    $1 == "best" && $4 == 1 { best[$2, $3] = 1 }
-    $1 == "grid" { if ($5 == "val") cell[$2, $3] = sprintf("%+.3f %.3f", $8, $7); next }
-    {
-        name = $1 == "backbone" || $1 == "best" ? $2 : substr($1, 10) ($2 == "neutral" ? "" : ", " $2)
-        if (!(name in lr)) { lr[name] = $3; order[++names] = name }
-        k = name SUBSEP $5
-        old[k] = old[k] " " $6; new[k] = new[k] " " $7; forgets[k] = forgets[k] " " $8
-        if ($11 != "") { closed_old[k] = closed_old[k] " " $11; closed_new[k] = closed_new[k] " " $12 }
-    }
+    { name = $1 == "backbone" || $1 == "best" ? $2 : $1 == "grid" ? "" : substr($1, 10) " (" $2 ")"
+      if ($1 == "grid") name = "grid " $2 " " $14
+      if (!(name in lr)) { lr[name] = $14; order[++names] = name }
+      k = name SUBSEP $7 SUBSEP $5
+      loss[k] = loss[k] " " $9; change[k] = change[k] " " $11; closed[k] = closed[k] " " $13 }
     END {
         for (s = 1; s <= 2; s++) {
-            file = s == 1 ? "val" : "test"
-            printf "%-20s %-4s %5s %6s %-13s %5s %-12s  shut%%\n", file, "rate", "en", "forgets", "", "fr", ""
+            split_ = s == 1 ? "val" : "test"
+            print (s == 1 ? "" : "\n") "## " split_ "\n"
+            print "Nats a token: the mean over the seeds (least, greatest).\n"
+            print "| | rate | forgets captions | forgets plays | French | closed %: captions, plays, French |"
+            print "|---|---|---|---|---|---|"
             for (i = 1; i <= names; i++) {
-                k = order[i] SUBSEP file
-                printf "%-20s %-4s %5.3f %+6.3f %-13s %5.3f %-12s", order[i], lr[order[i]], mean(old[k]), mean(forgets[k]),
-                    range(forgets[k]), mean(new[k]), range(new[k])
-                if (k in closed_old) printf " %3.0f %3.0f", 100 * mean(closed_old[k]), 100 * mean(closed_new[k])
-                print ""
+                n = order[i]; k = n SUBSEP split_ SUBSEP
+                printf "| %s | %s | %s | %s | %s |", n, lr[n],
+                    n == "backbone" ? range(loss[k "en"], "%.3f") : range(change[k "en"], "%+.3f"),
+                    n == "backbone" ? range(loss[k "plays"], "%.3f") : range(change[k "plays"], "%+.3f"),
+                    range(loss[k "fr"], "%.3f")
+                if (mean(closed[k "en"]) > 0)
+                    printf " %.0f, %.0f, %.0f", 100 * mean(closed[k "en"]), 100 * mean(closed[k "plays"]),
+                        100 * mean(closed[k "fr"])
+                print " |"
             }
-            print ""
-        }
-        n = split("finetune lora adapter neutral", method, " ")
-        print "val, seed 1: forgets, fr"
-        printf "rate"
-        for (j = 1; j <= n; j++) printf (j < n ? "    %-13s" : "    %s\n"), method[j]
-        m = split(rates, rate, " ")
-        for (i = 1; i <= m; i++) {
-            line = sprintf("%-5s", rate[i])
-            for (j = 1; j <= n; j++) line = line "   " cell[method[j], rate[i]] ((method[j], rate[i]) in best ? "*" : " ")
-            sub(/ +$/, "", line)
-            print line
         }
     }' "$results"
 }
@@ -204,11 +195,8 @@ mkdir -p "$out"
 work=$(mktemp -d "$out/work.XXXXXX") pids=''
 trap 'kill $pids 2>/dev/null || :; rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
-make -s nr
-cp nr "$work/nr"
-variant gate-w0-b0 'gate == GATE_RELU ? 1 : 0' 'gate == GATE_RELU ? 0 : 0'
-variant gate-random 'SET_GATE, INIT_ZERO' 'SET_GATE, INIT_GATE_B' \
-    'constant = gate == GATE_RELU ? 1 : 0' 'deviation = gate == GATE_RELU && id == GATE_W ? 1 / sqrt((double)d->channels) : 0'
+[ -n "${NR:-}" ] || make -s nr
+cp "${NR:-nr}" "$work/nr"
 
 for list in backbones grid best_and_ablations; do
     $list >"$work/$list"
@@ -216,4 +204,4 @@ for list in backbones grid best_and_ablations; do
 done
 collect "$work/backbones" "$work/grid" "$work/best_and_ablations" >"$work/results.csv"
 mv "$work/results.csv" "$results"
-table
+{ printf "# Results\n\nWritten by dev/results.sh, from dev/results.csv.\n\n"; table; } >"${results%.csv}.md"
