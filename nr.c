@@ -898,27 +898,43 @@ typedef struct {
     int *is_old;            // 1 where l_local is to see the token
 } Batch;
 
+// A training under way: what trains, and all that a step needs.
+typedef struct {
+    Model *m;
+    size_t frozen;         // how many of m's extensions are
+    const Tensors *w;      // of m's last extension or, if it has none, of its backbone
+    const Dims *dims;
+    Tensors grad, adam_m, adam_v;
+    Activations a;
+    Batch batch;
+    long step;             // how many have been taken
+    double norm;           // of the last gradient
+} Training;
+
 // l_LM and l_local, and by how much each token's term counts in them: one over their number.
 typedef struct { double lm, local, lm_scale, local_scale; } Loss;
 
-// After model_forward with logits for all rows: the losses of a batch, in nats and in units of the
-// residual stream; the logits become probabilities. l_LM is a mean over targets, l_local over the
-// last extension's layers and the old-domain tokens (a gate's cross-entropy: over all tokens).
-static Loss model_loss(const Model *m, const Activations *a, const Batch *batch) {
+// After model_forward with logits for all rows: the losses of the batch, in nats and in units of
+// the residual stream; the logits become probabilities. l_LM is a mean over targets, l_local over
+// the last extension's layers and the old-domain tokens (a gate's cross-entropy: over all tokens).
+static Loss model_loss(const Training *t) {
+    const Model *m = t->m;
+    const Activations *a = &t->a;
+    const Batch *batch = &t->batch;
     const Extension *x = last_extension(m);
     LocalKind kind = x && x->sets & SET_ADAPTER ? x->config.local : LOCAL_NONE;
     const real *losses = a->own.at[A_LOSSES];
     Loss loss = {0, 0, 0, 0};
     crossentropy_forward(a->own.at[A_LOSSES], a->own.at[A_LOGITS], batch->targets, a->n,
                          m->dims.vocab);
-    for (size_t t = 0; t < a->n; t++) {
-        bool is_old = batch->is_old[t];
-        loss.lm_scale += batch->targets[t] >= 0;  // counted first
-        loss.lm += losses[t];
+    for (size_t i = 0; i < a->n; i++) {
+        bool is_old = batch->is_old[i];
+        loss.lm_scale += batch->targets[i] >= 0;  // counted first
+        loss.lm += losses[i];
         if (kind == LOCAL_NONE || (kind == LOCAL_L1 && !is_old)) continue;
         for (size_t l = 0; l < m->dims.layers; l++, loss.local_scale++) {
             Residue r = residue_at(m, a, m->n_extensions - 1, l);
-            loss.local += kind == LOCAL_L1 ? r.l1[t] : gate_crossentropy(r.z[t], is_old);
+            loss.local += kind == LOCAL_L1 ? r.l1[i] : gate_crossentropy(r.z[i], is_old);
         }
     }
     if (loss.lm_scale > 0) loss.lm_scale = 1 / loss.lm_scale;
@@ -928,22 +944,15 @@ static Loss model_loss(const Model *m, const Activations *a, const Batch *batch)
     return loss;
 }
 
-// What a backward pass works on. Nothing is computed below the first tensor that trains.
-typedef struct {
-    const Model *m;
-    const Activations *a;
-    const Tensors *grad;   // of m's last extension or, if it has none, of its backbone
-    const Batch *batch;
-    Loss loss;
-    bool embedding;        // does wte train, or rows of it?
-    bool attention;        // do the first layer's attention and FFN train?
-    bool prefix;           // is the gradient of a prefix needed?
-} Backward;
+// Does anything train below the first block's u? Nothing is computed below the first tensor that
+// does.
+static bool trains_embedding(const Tensors *grad) { return grad->at[WTE] || grad->at[NEW_ROWS]; }
+static bool trains_below_u(const Tensors *grad) { return trains_embedding(grad) || trains(grad, QKV); }
 
 // The residues of layer l: from dx, the gradient at the block's output, to du, which may be NULL.
-static void residues_backward(const Backward *p, size_t l, real *du) {
-    const Model *m = p->m;
-    const Buffers *s = &p->a->own;
+static void residues_backward(const Training *t, Loss loss, size_t l, real *du) {
+    const Model *m = t->m;
+    const Buffers *s = &t->a.own;
     size_t C = m->dims.channels;
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *x = m->extension[e];
@@ -951,32 +960,32 @@ static void residues_backward(const Backward *p, size_t l, real *du) {
         bool last = x == last_extension(m);
         LocalKind local = last ? x->config.local : LOCAL_NONE;
         double terms = local == LOCAL_L1 ? C : 1;
-        real weight = (real)(x->config.alpha * p->loss.local_scale / terms);
-        real *dprefix = p->prefix ? s->at[A_DPREFIX] : NULL;
+        real weight = (real)(x->config.alpha * loss.local_scale / terms);
+        real *dprefix = trains_below_u(&t->grad) ? s->at[A_DPREFIX] : NULL;
         residue_backward(du, x->config.gate_input == INPUT_PREFIX ? dprefix : du,
-                         residue_tensors(last ? p->grad : &no_tensors, l), s->at[A_DX],
-                         residue_at(m, p->a, e, l), layer_of(s, A_U, l), residue_tensors(&x->w, l),
-                         x->config.gate, local, weight, p->batch->is_old,
-                         p->a->extension[e].at[A_DHIDDEN], p->a->n, C, x->dims.hidden,
+                         residue_tensors(last ? &t->grad : &no_tensors, l), s->at[A_DX],
+                         residue_at(m, &t->a, e, l), layer_of(s, A_U, l), residue_tensors(&x->w, l),
+                         x->config.gate, local, weight, t->batch.is_old,
+                         t->a.extension[e].at[A_DHIDDEN], t->a.n, C, x->dims.hidden,
                          x->dims.gate_in);
     }
 }
 
 // Layer l: dx, the gradient at the block's output, becomes that at its input.
-static void block_backward(const Backward *p, size_t l) {
-    const Model *m = p->m;
-    const Activations *a = p->a;
-    const Tensors *w = &m->w, *grad = p->grad;
+static void block_backward(const Training *t, Loss loss, size_t l) {
+    const Model *m = t->m;
+    const Activations *a = &t->a;
+    const Tensors *w = &m->w, *grad = &t->grad;
     real *s[BUFFERS];
     layer_at(s, &a->own, l);
     size_t C = m->dims.channels, n = a->n;
-    bool below = l > 0 || p->embedding, inside = below || p->attention;
+    bool below = l > 0 || trains_embedding(grad), inside = l > 0 || trains_below_u(grad);
     real *dx = s[A_DX], *dqkv = s[A_DQKV], *dy = s[A_DY], *dfc = s[A_DFC];
     real *du = s[A_DNORM], *dln1 = s[A_DNORM];  // in turn
     memset(du, 0, n * C * sizeof(real));
-    residues_backward(p, l, inside ? du : NULL);
+    residues_backward(t, loss, l, inside ? du : NULL);
     if (!inside) return;
-    if (l == 0 && p->prefix) prefix_backward(du, s[A_DPREFIX], a->B, a->T, C);
+    if (l == 0 && m->dims.gate_in) prefix_backward(du, s[A_DPREFIX], a->B, a->T, C);
     block_linear_backward(m, a, grad, FCPROJ, l, dfc, false, dx, s[A_GELU]);
     gelu_backward(dfc, dfc, s[A_FC], n * 4 * C);
     block_linear_backward(m, a, grad, FC, l, du, true, dfc, s[A_U]);
@@ -991,18 +1000,18 @@ static void block_backward(const Backward *p, size_t l) {
 }
 
 // After model_loss, which returned `loss`: the gradients of l_LM + alpha l_local, in grad.
-static void model_backward(const Model *m, const Activations *a, const Tensors *grad,
-                           const Batch *batch, Loss loss) {
+static void model_backward(const Training *t, Loss loss) {
+    const Model *m = t->m;
+    const Activations *a = &t->a;
+    const Tensors *grad = &t->grad;
     const Buffers *s = &a->own;
     const Extension *x = last_extension(m);
     size_t C = m->dims.channels, V = m->dims.vocab, L = m->dims.layers, n = a->n;
     size_t last = m->n_extensions - 1;
     real *new_rows = grad->at[NEW_ROWS], *dwte = new_rows ? new_rows : grad->at[WTE];
     real *dlogits = s->at[A_LOGITS], *lnf = s->at[A_LNF], *dlnf = s->at[A_DNORM], *dx = s->at[A_DX];
-    Backward p = {m, a, grad, batch, loss, dwte, trains(grad, QKV), false};
-    p.prefix = m->dims.gate_in && (p.embedding || p.attention);
-    if (p.prefix) memset(s->at[A_DPREFIX], 0, n * 2 * C * sizeof(real));
-    crossentropy_backward(dlogits, batch->targets, loss.lm_scale, n, V);
+    memset(s->at[A_DPREFIX], 0, n * m->dims.gate_in * sizeof(real));
+    crossentropy_backward(dlogits, t->batch.targets, loss.lm_scale, n, V);
 
     // The head, logits = lnf wte^T, and the last LayerNorm: from dlogits to dx.
     matmul(dlnf, C, n, C, V, plain(dlogits, V), plain(m->wte, C), NULL, NULL);
@@ -1013,9 +1022,9 @@ static void model_backward(const Model *m, const Activations *a, const Tensors *
     memset(dx, 0, n * C * sizeof(real));
     layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], dlnf, layer_of(s, A_X, L),
                        s->at[A_STATSF], m->w.at[LNF_W], n, C);
-    for (size_t l = L; l-- > 0;) block_backward(&p, l);
+    for (size_t l = L; l-- > 0;) block_backward(t, loss, l);
     if (dwte)
-        embedding_backward(dwte, grad->at[WPE], dx, batch->tokens, new_rows ? x->row_of : NULL,
+        embedding_backward(dwte, grad->at[WPE], dx, t->batch.tokens, new_rows ? x->row_of : NULL,
                            a->B, a->T, m->dims.positions, C);
 }
 
@@ -1104,27 +1113,14 @@ static void loader_next(Loader *loader, Batch *batch) {
     }
 }
 
-// A training under way: what trains, and all that a step needs.
-typedef struct {
-    Model *m;
-    const Tensors *w;      // of m's last extension or, if it has none, of its backbone
-    const Dims *dims;
-    Tensors grad, adam_m, adam_v;
-    Activations a;
-    Batch batch;
-    long step;             // how many have been taken
-    double norm;           // of the last gradient
-    size_t frozen;         // how many of m's extensions are
-} Training;
-
 static Training training_new(Model *m, size_t B, size_t T);
 static void training_free(Training *t);
 
 // One step on the batch that is there. Returns its losses, as they were before the step.
 static Loss training_step(Training *t, double lr, double decay) {
     model_forward(t->m, &t->a, t->batch.tokens, t->batch.B, t->batch.T, 0);
-    Loss loss = model_loss(t->m, &t->a, &t->batch);
-    model_backward(t->m, &t->a, &t->grad, &t->batch, loss);
+    Loss loss = model_loss(t);
+    model_backward(t, loss);
     t->norm = adamw_step(t->w, &t->grad, &t->adam_m, &t->adam_v, t->dims, ++t->step, lr, decay, 1);
     return loss;
 }
@@ -1178,8 +1174,8 @@ static double train(Model *m, const TrainConfig *c, Loader *loader, const StateF
 // -------------------------------------------------------------------------------------------------
 // 8. Evaluation, sampling, replay.
 
-// How gates behave on a text, in the mean over its tokens and the layers: how far they open, and how
-// often they are exactly 0.
+// How gates behave on a text, in the mean over its tokens and the layers: how far they open, and
+// how often they are exactly 0.
 typedef struct { double gate, closed; } GateScore;
 
 // Mean loss in nats a token, bits a byte of text, and every extension's gates, over all layers.
@@ -1935,6 +1931,7 @@ typedef struct {
     long layers, heads, channels, pretrain_steps, count, threads, save_every, resume;
     double pretrain_lr, temperature;
     uint64_t given;  // a bit for each setting of the table below
+    bool quiet;
 } Settings;
 
 static const Settings initial = {
@@ -2087,54 +2084,73 @@ static _Noreturn void end_interrupted(const char *what, const char *how_to_go_on
 }
 
 // Printed first by every command that computes for long.
-static void print_settings(const char *command, const Settings *s, const Model *m) {
+static void print_settings(const Settings *s, const Model *m) {
     const Dims *d = &m->dims;
-    printf("nr %s: seed %ld, threads: %d\nmodel: %zu layers, %zu heads, %zu channels, context %zu, "
-           "vocabulary %zu: %.3fM parameters\n", command, s->train.seed, omp_get_max_threads(),
+    printf("nr: seed %ld, threads: %d\nmodel: %zu layers, %zu heads, %zu channels, context %zu, "
+           "vocabulary %zu: %.3fM parameters\n", s->train.seed, omp_get_max_threads(),
            d->layers, d->heads, d->channels, d->positions, d->vocab, 1e-6 * m->w.size);
 }
 
-// Makes the backbone that the settings describe, to learn these texts.
-static Model *backbone_new(const Settings *s, const Tokens *texts, size_t count,
-                           Tokenizer *tokenizer) {
-    Dims d = {.layers = s->layers, .heads = s->heads,
-                    .channels = s->channels, .positions = s->train.seq_len,
-                    .vocab = tokenizer->size};
-    dims_check("--heads, --channels, --layers", &d);
-    Model *m = model_new(&d, &s->train, tokenizer);
-    tokens_mark(m->unseen, texts, count, false);
+// Loads -i and every -x. Without --context, seq_len becomes the model's.
+static Model *model_of_settings(Settings *s) {
+    Model *m = model_load(s->in);
+    for (int i = 0; i < MAX_EXTENSIONS && s->extensions[i]; i++)
+        extension_load(m, s->extensions[i]);
+    long positions = m->dims.positions;
+    if (s->train.seq_len > positions)
+        die("--context %ld: the model has %ld positions", s->train.seq_len, positions);
+    if (!s->train.seq_len) s->train.seq_len = positions;
     return m;
 }
 
-// Trains m by a method on what the loader has, and saves the result at `path`: an extension's file,
-// or a model's folder. Returns the seconds it took.
-static double learn(const Settings *s, Model *m, const TrainConfig *c, Loader *loader,
-                    const char *path) {
+// Makes the backbone that the settings describe.
+static Model *backbone_new(const Settings *s, const TrainConfig *c, Tokenizer *tokenizer) {
+    Dims d = {.layers = s->layers, .heads = s->heads, .channels = s->channels,
+              .positions = c->seq_len, .vocab = tokenizer->size};
+    dims_check("--heads, --channels, --layers", &d);
+    return model_new(&d, c, tokenizer);
+}
+
+// Trains what the settings say by a method and saves it at --out: a backbone's folder or, of the
+// model -i with -x, the folder or an extension's file. Returns the model, and the seconds it took.
+static Model *teach(Settings *s, long method, double *seconds) {
+    bool pretrain = method == BACKBONE, whole = methods[method].uses & SET_BACKBONE;
+    Model *m = pretrain ? NULL : model_of_settings(s);
+    Tokenizer *tokenizer = pretrain ? tokenizer_load(s->data) : m->tokenizer;
+    TrainConfig c = train_config(s, method);
+    const char *learnt = pretrain ? s->known : s->new, *old = c.p > 0 ? s->old : NULL;
+    size_t least = c.seq_len + 1;
+    Tokens texts[MAX_DOMAINS];
+    Loader loader = {.p = c.p, .q = c.q, .learn_all = c.replay_as == REPLAY_AS_TEXT,
+                     .random = random_stream(c.seed, FOR_LOADER)};
+    size_t n = domains_load(texts, s->data, learnt, "train", tokenizer, least);
+    loader.new = tokens_join(texts, n);
+    loader.n_old = domains_load(loader.kept, s->data, old, "train", tokenizer, least);
+    Tokens *penalty_only = loader.kept + loader.n_old;
+    loader.n_penalty_only = domains_load(penalty_only, s->data, s->negatives, "train", tokenizer, least);
+    if (pretrain) m = backbone_new(s, &c, tokenizer);
+    else if (whole && m->n_extensions)
+        die("--method %s: the model cannot have extensions (-x)", methods[method].name);
+    make_folders(s->out, whole);
+    if (!s->quiet) print_settings(s, m);
+    bool *rows = allocate(m->dims.vocab, sizeof *rows);
+    tokens_mark(rows, &loader.new, 1, true);
+    tokens_mark(rows, penalty_only, loader.n_penalty_only, false);  // those keep their rows
+    for (size_t age = 0; c.replay && age <= m->n_extensions; age++)
+        penalty_only[loader.n_penalty_only++] = replay_write(m, age, &c);
+    if (!whole) c = extension_new(m, &c, rows)->config;
+    else tokens_mark(m->unseen, &loader.new, 1, false);
+
     char metadata[1024];
-    bool whole = methods[c->method].uses & SET_BACKBONE;
-    StateFile file = {join(path, "", ".state"), metadata, s->save_every, s->resume};
-    TrainConfig own = *c;
-    size_t given = loader->n_penalty_only;
-    loader->p = c->p, loader->q = c->q, loader->learn_all = c->replay_as == REPLAY_AS_TEXT;
-    for (size_t age = 0; c->replay && age <= m->n_extensions; age++)
-        loader->kept[loader->n_old + loader->n_penalty_only++] = replay_write(m, age, c);
-    loader->random = random_stream(c->seed, FOR_LOADER);
-    if (!whole) {  // an extension that others shall be added to keeps to rows of its own
-        bool *rows = allocate(m->dims.vocab, sizeof *rows);
-        tokens_mark(rows, &loader->new, 1, true);
-        tokens_mark(rows, loader->kept + loader->n_old, given, false);
-        own = extension_new(m, c, rows)->config;
-        free(rows);
-    }
-    config_describe(metadata, &own, m, loader);
-    double seconds = train(m, c, loader, &file);
-    if (whole) make_folders(path, true), model_save(m, path, metadata);
-    else extension_save(m, path, metadata);
+    StateFile file = {join(s->out, "", ".state"), metadata, s->save_every, s->resume};
+    config_describe(metadata, &c, m, &loader);
+    *seconds = train(m, &c, &loader, &file);
+    if (whole) model_save(m, s->out, metadata);
+    else extension_save(m, s->out, metadata);
     remove(file.path);
-    free(file.path);
-    tokens_free(loader->kept + loader->n_old + given, loader->n_penalty_only - given);
-    loader->n_penalty_only = given;
-    return seconds;
+    tokens_free(loader.kept, loader.n_old + loader.n_penalty_only), tokens_free(texts, n);
+    free(loader.new.ids), free(file.path), free(rows);
+    return m;
 }
 
 // What one model does on one file. change: of the loss, since the method learnt the domain or,
@@ -2268,123 +2284,71 @@ static void methods_check(const Settings *s) {
     settings_check(s, s->methods, uses);
 }
 
-// Has m learn by c, adds its results, and shows it at work.
-static void run_stage(const Settings *s, Results *all, Model *m, const TrainConfig *c,
-                      Loader *loader, size_t stage, const char *name) {
-    char *path = join(s->out, "/", name), *csv = join(s->out, "/", "results.csv");
-    double seconds = learn(s, m, c, loader, path);
-    results_add(all, m, c, stage, seconds);
-    results_write(all, csv);
-    for (size_t i = 0; i < all->n_files; i++) print_sample(m, &all->files[i], c->seed);
-    printf("\n");
-    free(path), free(csv);
-}
-
-// A method teaches m the new domains, one after the other: each is an old one to those behind it.
-static void run_method(const Settings *s, Results *all, Model *m, long method,
-                       const Tokens *texts) {
-    TrainConfig c = train_config(s, method);
-    bool whole = methods[method].uses & SET_BACKBONE, chain = all->n_files - all->n_known > 1;
-    Loader loader = {.n_old = 0};
-    for (size_t i = 0; i < all->n_files; i++) {
-        char name[128];
-        loader.new = texts[i];
-        snprintf(name, sizeof name, "%s%s%.64s%s", methods[method].name, chain ? "-" : "",
-                 chain ? texts[i].name : "", whole ? "" : ".safetensors");
-        if (i >= all->n_known) run_stage(s, all, m, &c, &loader, i - all->n_known + 1, name);
-        if (strcmp(all->role[i], "known")) loader.kept[loader.n_old++] = texts[i];
-    }
-    model_free(m);
-}
-
 // The experiment: a backbone of the known domains, extended from the same weights with the same
-// data by each method, to one new domain or several.
+// data by each method, to one new domain or to several, where each is an old one to those behind
+// it.
 static void command_run(Settings *s) {
     static Results all;
-    Tokens texts[MAX_DOMAINS];
-    size_t least = s->train.seq_len + 1;
-    int n_old = 0;
+    int n_old = 0, n_new = list_length(s->new);
     methods_check(s);
-    if (!s->out) s->out = "out";
+    s->out = s->out ? s->out : "out";
+    s->quiet = true;
     Tokenizer *tokenizer = tokenizer_load(s->data);
-    char *domains = join(s->known, ",", s->new), *backbone = join(s->out, "/", "backbone");
+    char *domains = join(s->known, ",", s->new), *csv = join(s->out, "/", "results.csv");
     all.split = s->split;
     all.n_known = list_length(s->known);
-    all.n_files = domains_load(texts, s->data, domains, "train", tokenizer, least);
-    domains_load(all.files, s->data, domains, s->split, tokenizer, 2);
-    Model *m = backbone_new(s, texts, all.n_known, tokenizer);
-    make_folders(backbone, true);
-    print_settings("run", s, m);
-    printf("data: %s; training tokens:", s->data);
+    all.n_files = domains_load(all.files, s->data, domains, s->split, tokenizer, 2);
     for (size_t i = 0; i < all.n_files; i++) {
-        bool is_old = choice_index(s->old, ',', texts[i].name) >= 0;
+        bool is_old = i < all.n_known && choice_index(s->old, ',', all.files[i].name) >= 0;
         all.role[i] = i >= all.n_known ? "new" : is_old ? "old" : "known";
         n_old += is_old;
-        printf(" %s %.3fM", texts[i].name, 1e-6 * texts[i].count);
     }
     if (n_old < list_length(s->old)) die("--old %s: expected some of --known %s", s->old, s->known);
-    printf("\n\n");
-
-    TrainConfig c = train_config(s, BACKBONE);
-    Loader loader = {.new = tokens_join(texts, all.n_known)};
-    run_stage(s, &all, m, &c, &loader, 0, "backbone");
-    for (long i = NAIVE; i < METHODS; i++)
-        if (is_chosen(s, i)) run_method(s, &all, model_load(backbone), i, texts);
+    printf("nr run: seed %ld, threads: %d, data: %s\n\n", s->train.seed, omp_get_max_threads(), s->data);
+    for (long method = BACKBONE; method < METHODS; method++) {
+        Settings own = *s;
+        bool whole = methods[method].uses & SET_BACKBONE;
+        int stages = method == BACKBONE ? 1 : is_chosen(s, method) ? n_new : 0;
+        own.in = join(s->out, "/", "backbone");
+        for (int i = 0; i < stages; i++) {
+            char name[128];
+            double seconds;
+            own.new = all.files[all.n_known + i].name;
+            snprintf(name, sizeof name, "/%s%s%.40s%s", methods[method].name, stages > 1 ? "-" : "",
+                     stages > 1 ? own.new : "", whole ? "" : ".safetensors");
+            own.out = join(s->out, "", name);
+            Model *m = teach(&own, method, &seconds);
+            TrainConfig c = train_config(s, method);
+            results_add(&all, m, &c, method == BACKBONE ? 0 : i + 1, seconds);
+            results_write(&all, csv);
+            for (size_t k = 0; k < all.n_files; k++) print_sample(m, &all.files[k], c.seed);
+            printf("\n");
+            if (whole) own.in = own.out;
+            else own.extensions[i] = own.out;
+            own.old = join(own.old, ",", own.new);
+            model_free(m);
+        }
+    }
     results_print(&all);
     printf("in nats a token; change: since the domain was learnt, before that since the backbone\n\n"
-           "%s/results.csv written\n", s->out);
-    tokens_free(texts, all.n_files), tokens_free(all.files, all.n_files), free(loader.new.ids);
-    free(backbone), free(domains), model_free(m);
-}
-
-// Loads -i and every -x. Without --context, seq_len becomes the model's.
-static Model *model_of_settings(Settings *s) {
-    Model *m = model_load(s->in);
-    for (int i = 0; i < MAX_EXTENSIONS && s->extensions[i]; i++)
-        extension_load(m, s->extensions[i]);
-    long positions = m->dims.positions;
-    if (s->train.seq_len > positions)
-        die("--context %ld: the model has %ld positions", s->train.seq_len, positions);
-    if (!s->train.seq_len) s->train.seq_len = positions;
-    return m;
+           "%s written\n", csv);
+    tokens_free(all.files, all.n_files), tokenizer_free(tokenizer), free(domains), free(csv);
 }
 
 // Trains a backbone, or extends a model by one method.
-static void command_train(Settings *s, bool pretrain) {
-    long method = pretrain ? BACKBONE : s->train.method;
-    bool whole = methods[method].uses & SET_BACKBONE;
-    Tokens texts[MAX_DOMAINS];
-    Loader loader = {.n_old = 0};
-    if (!s->out) die("-o is missing: the %s to write", whole ? "folder" : "file");
-    if (!pretrain && method == BACKBONE) die("--method backbone: nr pretrain does that");
+static void command_train(Settings *s, long method) {
+    double seconds;
+    if (!s->out) die("-o is missing: where to write the result");
     settings_check(s, methods[method].name, methods[method].uses);
-    Model *m = pretrain ? NULL : model_of_settings(s);
-    Tokenizer *tokenizer = pretrain ? tokenizer_load(s->data) : m->tokenizer;
-    TrainConfig c = train_config(s, method);
-    size_t least = c.seq_len + 1;
-    const char *learnt = pretrain ? s->known : s->new;
-    size_t n = domains_load(texts, s->data, learnt, "train", tokenizer, least);
-    loader.new = tokens_join(texts, n);
-    if (pretrain) m = backbone_new(s, texts, n, tokenizer);
-    else {
-        if (whole && m->n_extensions)
-            die("--method %s: the model cannot have extensions (-x)", methods[method].name);
-        const char *old = c.p > 0 ? s->old : NULL;
-        loader.n_old = domains_load(loader.kept, s->data, old, "train", tokenizer, least);
-        loader.n_penalty_only = domains_load(loader.kept + loader.n_old, s->data, s->negatives,
-                                             "train", tokenizer, least);
-    }
-    make_folders(s->out, whole);
-    print_settings(pretrain ? "pretrain" : "extend", s, m);
-    learn(s, m, &c, &loader, s->out);
-    printf("%s written\n", s->out);
-    tokens_free(loader.kept, loader.n_old + loader.n_penalty_only);
-    tokens_free(texts, n), free(loader.new.ids);
-    model_free(m);
+    model_free(teach(s, method, &seconds));
+    printf("%s written after %.0f s\n", s->out, seconds);
 }
 
-static void command_pretrain(Settings *s) { command_train(s, true); }
-static void command_extend(Settings *s) { command_train(s, false); }
+static void command_pretrain(Settings *s) { command_train(s, BACKBONE); }
+static void command_extend(Settings *s) {
+    if (s->train.method == BACKBONE) die("--method backbone: nr pretrain does that");
+    command_train(s, s->train.method);
+}
 
 // Prints how well whole files are predicted, and how far the gates open on them.
 static void command_eval(Settings *s) {
@@ -2397,7 +2361,7 @@ static void command_eval(Settings *s) {
     all.n_files = domains_load(all.files, s->data, s->domains, s->split, m->tokenizer, 2);
     for (size_t i = 0; i < all.n_files; i++) all.role[i] = "";
     if (s->csv) make_folders(s->csv, false);
-    print_settings("eval", s, m);
+    print_settings(s, m);
     results_add(&all, m, &c, E, 0);
     printf("\n%-8s %10s %9s %11s %10s", s->split, "tokens", "nats", "perplexity", "bits/byte");
     for (size_t e = 0; e < E; e++) printf("%8s %7s", "gate", "closed");
