@@ -5,12 +5,10 @@ This is the method of "Neutral Residues: Revisiting Adapters for Model Extension
 Grave, Jegou, ICML 2025) in one file of C: the model, the method and its rivals, training,
 evaluation, sampling. `make && ./nr` shows it at work.
 
-THE METHOD
-
-The backbone is a pretrained model of GPT-2's kind, and it stays frozen. In every transformer block
-one small gated block is added beside the feed-forward network (FFN). Let x be the residual stream
-behind the attention (`mid` in the code), and u = LayerNorm2(x) the vector of C channels that the
-FFN reads; * is the product of elements.
+THE METHOD. The backbone is a pretrained model of GPT-2's kind, and it stays frozen. In every
+transformer block one small gated block is added beside the feed-forward network (FFN). Let x be the
+residual stream behind the attention (`mid` in the code), and u = LayerNorm2(x) the vector of C
+channels that the FFN reads; * is the product of elements.
 
     adapter   A(u) = Wo (SiLU(Wg u) * (Wi u))      Wi, Wg: C -> H    Wo: H -> C    no biases
     gate      g(u) = ReLU(w . u + b)               one number for each token and layer
@@ -21,10 +19,10 @@ FFN reads; * is the product of elements.
     training  l = l_LM + alpha l_local             l_LM: mean cross-entropy over all tokens
 
 l_local is a penalty that asks the residues to be neutral: to vanish on text of the old domain, so
-that the network computes there what the backbone computed. It sees only the N_old old-domain
-tokens of a batch. A training sequence is of the old domain with probability p; l_LM rehearses the
-old language on it. At p = 0.1 and 8 sequences, 43 of 100 batches hold no old text at all. The ReLU
-lets a gate be exactly zero.
+that the network computes there what the backbone computed. It sees only the N_old old-domain tokens
+of a batch. A training sequence is of the old domain with probability p; l_LM rehearses the old
+language on it. At p = 0.1 and 8 sequences, 43 of 100 batches hold no old text at all. The ReLU lets
+a gate be exactly zero.
 
 At the start Wo = 0, so that the extended model is the backbone, bit for bit. In the first step only
 Wo has a gradient. Wi and Wg are drawn at random with variance 1/(C L), where He's would be 2/C, so
@@ -36,33 +34,26 @@ The rivals: naive and finetune (they train all weights; naive on new text alone)
 beside every linear layer, with A B of low rank), adapter (A(u) alone, with He's variance, without
 gate and penalty).
 
-HOW TO READ THIS FILE
-
-Each room has a banner. Rooms 1 to 8 are the lecture; the line where it ends says so.
+HOW TO READ THIS FILE. Rooms 1 to 8 are the lecture; the line where it ends says so.
 
      1  Numbers             what matmul, dot and exponential promise; skim it
-     2  The layers          a GPT's layers, each forward followed by its backward; skip it if you
-                            know llm.c
+     2  The layers          of a GPT, each with its backward pass; skip it if you know llm.c
      3  The heart           adapter, gate, penalty; LoRA. Read this first, and slowly
-     4  Ours                two additions that are not the paper's: the prefix gate, new rows
-     5  Tensors, methods    which tensors there are, and what makes a method and an extension
+     4  Ours                what is not the paper's: the prefix gate, new rows
+     5  Tensors, methods    which tensors there are, what makes a method and an extension
      6  The model           forward, loss, backward: how the residues sit in a GPT
      7  Training            AdamW, the loader that mixes domains, the loop
-     8  Evaluation          losses of whole files, sampling
-     9  Files               models as folders of Hugging Face, extensions, states: for reference
+     8  Evaluation          losses of whole files, sampling, replay: text that a model writes itself
+     9  Memory and files    for reference, as are text, JSON and safetensors in tokenizer.c
     10  The engine          how matmul is made fast. To port nr to other hardware, start here
     11  The program         settings, the experiment, the commands: for reference
 
-Reading and writing of text, tokens, JSON and safetensors is in tokenizer.c.
-
-CONVENTIONS
-
-A token is a row: activations are (rows, channels), and a linear layer is x W + b with W (in, out),
-as in Hugging Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make n = B T rows.
-C channels, NH heads, L layers, V tokens in the vocabulary. Each x_forward is followed by its
-x_backward. dx is the gradient of the loss with respect to x, and it is NULL where nobody needs it.
-A backward pass overwrites the gradients of weights, since each weight is used once in a step; it
-adds to the gradient of the residual stream.
+CONVENTIONS. A token is a row: activations are (rows, channels), and a linear layer is x W + b with
+W (in, out), as in Hugging Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make n
+= B T rows. C channels, NH heads, L layers, V tokens in the vocabulary. Each x_forward is followed
+by its x_backward. dx is the gradient of the loss with respect to x, and it is NULL where nobody
+needs it. A backward pass overwrites the gradients of weights, since each weight is used once in a
+step; it adds to the gradient of the residual stream.
 */
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
@@ -88,20 +79,10 @@ static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_max_threads(void) { return 1; }
-static void omp_set_num_threads(int n) {
-    if (n > 1) die("--threads %d: built without OpenMP", n);
-}
-#endif
-
 static inline real exponential(real x);  // e^x
 static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
 
-// Of n numbers: a . b, the sum, the sum of sizes |a|_1, the largest. A sum's order depends on n
-// only.
+// Of n numbers: a . b, the sum, the sum of sizes, the largest. A sum's order depends on n only.
 static real dot(size_t n, const real *a, const real *b);
 static real total(size_t n, const real *a);
 static real l1_norm(size_t n, const real *a);
@@ -535,7 +516,6 @@ static void new_rows_backward(real *drows, real *picked, const real *dlogits, co
 typedef struct {
     size_t layers, heads, channels, positions, vocab, hidden, rank, new_rows, gate_in;
 } Dims;
-
 enum {
     WTE, WPE, LN1_W, LN1_B, QKV_W, QKV_BIAS, PROJ_W, PROJ_BIAS, LN2_W, LN2_B,
     FC_W, FC_BIAS, FCPROJ_W, FCPROJ_BIAS, LNF_W, LNF_B,
@@ -543,13 +523,11 @@ enum {
     QKV_A, QKV_B, PROJ_A, PROJ_B, FC_A, FC_B, FCPROJ_A, FCPROJ_B,
     NEW_ROWS, TENSORS
 };
-
 // Which tensors a model or an extension has is a sum of these sets.
 enum { SET_BACKBONE = 1, SET_ADAPTER = 2, SET_GATE = 4, SET_LORA = 8, SET_ROWS = 16 };
 
-// Initial values: constant, or normal. GPT-2's deviation is 0.02 at its 768 channels, and 1/sqrt(2
-// L) of that for what writes into the residual stream. Other widths get the same variance of a sum:
-// 0.02 sqrt(768 / C).
+// Initial values, see tensors_init. GPT-2's deviation is 0.02 sqrt(768 / C), and 1/sqrt(2 L) of it
+// for what writes into the residual stream.
 enum { INIT_ZERO, INIT_ONE, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN, INIT_GATE_W,
        INIT_GATE_B };
 
@@ -592,16 +570,12 @@ static const struct { const char *name; char rows, cols; int set, init; } table[
 // What a letter of the table means.
 static size_t size_of(char letter, const Dims *d) {
     switch (letter) {
-    case 'V': return d->vocab;
-    case 'P': return d->positions;
-    case 'C': return d->channels;
-    case '2': return 2;                // mean and rstd
+    case 'V': return d->vocab;         case 'P': return d->positions;
+    case 'H': return d->hidden;        case 'G': return d->gate_in;
+    case 'R': return d->rank;          case 'N': return d->new_rows;
+    case 'C': return d->channels;      case '2': return 2;  // mean and rstd
     case '3': return 3 * d->channels;  // queries, keys and values
     case '4': return 4 * d->channels;  // GPT-2's FFN
-    case 'H': return d->hidden;
-    case 'G': return d->gate_in;
-    case 'R': return d->rank;
-    case 'N': return d->new_rows;
     default: return 1;
     }
 }
@@ -613,10 +587,8 @@ static size_t tensor_layers(int id, const Dims *d) {
 }
 
 // Some of the table's tensors in one piece of memory, in table order, each with its layers
-// together. Parameters are held so, and their gradients and AdamW's moments. Not in the set: NULL
-// and 0.
+// together: parameters, gradients, AdamW's moments. NULL and size 0 for what is not there.
 typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;
-
 static Tensors tensors_allocate(int sets, const Dims *d);  // those of `sets`, all zero
 
 // Layer l of a tensor. NULL if it is not in the set: a gradient that nobody asked for.
@@ -624,28 +596,23 @@ static real *tensor(const Tensors *t, int id, size_t l) {
     return t->at[id] ? t->at[id] + l * t->layer_size[id] : NULL;
 }
 
-// How something is trained. Every field is a setting of room 11, which checks, explains and saves
-// it.
+// How something is trained. Every field is a setting: room 11 checks, explains and saves it.
 typedef struct {
     long method, gate, gate_input, gate_init, local, init, replay_as;  // of an enumeration each
     long steps, batch, seq_len, warmup, hidden, rank, new_rows, replay, seed;
     double lr, floor, decay, p, q, alpha, temperature;
 } TrainConfig;
-enum { INPUT_LAYER, INPUT_PREFIX };             // gate_input
-enum { START_OPEN, START_CLOSED, START_RANDOM };  // gate_init
-enum { VARIANCE_LOW, VARIANCE_HE };             // init
-enum { REPLAY_AS_PENALTY, REPLAY_AS_TEXT };     // replay_as
+enum { INPUT_LAYER, INPUT_PREFIX };                                   // gate_input
+enum { START_OPEN, START_CLOSED, START_RANDOM };                      // gate_init
+enum { VARIANCE_LOW, VARIANCE_HE, REPLAY_AS_PENALTY = 0, REPLAY_AS_TEXT };  // init, replay_as
 
-// The methods: what each trains, and settings that differ from room 11's defaults. USES_OLD:
-// sequences of old text too, a fraction p of them.
+// The methods: what each trains, and settings that differ from room 11's defaults. USES_OLD: a
+// fraction p of the sequences is old text.
 enum { USES_OLD = 32 };
 enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, REPLAY, METHODS };
 #define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral|replay"
-static const struct {
-    const char *name;
-    int uses;
-    const char *defaults, *about;
-} methods[METHODS] = {
+typedef struct { const char *name; int uses; const char *defaults, *about; } Method;
+static const Method methods[METHODS] = {
     {"backbone", SET_BACKBONE, "p=0 warmup=100 floor=0.05 decay=0.1", "pretraining"},
     {"naive", SET_BACKBONE, "p=0 lr=0.001", "finetuning on new text alone"},
     {"finetune", SET_BACKBONE | USES_OLD, "lr=0.001", "all weights"},
@@ -666,7 +633,6 @@ typedef struct {
     int *row_of;           // (V): where a token is among ids, or -1
     Tensors w;
 } Extension;
-
 enum { MAX_EXTENSIONS = 8 };
 
 // A backbone and the extensions upon it. hash[k] identifies it with its first k extensions: it is
@@ -690,17 +656,8 @@ static Extension *last_extension(const Model *m) {
     return m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
 }
 
-// Completes what follows from an extension's config and dims: which tensors it has, and what its
-// gate reads. Room 9 does so too, with what a file says.
-static void extension_complete(Extension *x) {
-    bool adapter = x->dims.hidden > 0, gate = adapter && x->config.gate != GATE_NONE;
-    x->dims.gate_in = (x->config.gate_input == INPUT_PREFIX ? 2 : 1) * x->dims.channels;
-    x->sets = (adapter ? SET_ADAPTER : 0) | (gate ? SET_GATE : 0) | (x->dims.rank ? SET_LORA : 0)
-            | (x->dims.new_rows ? SET_ROWS : 0);
-}
-
+static void extension_complete(Extension *x);  // sets and gate_in, from its config and sizes
 static void extension_attach(Model *m, Extension *x);  // plugs x in; from then on it is m's
-
 static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random *random);
 
 // Makes the extension that c describes and plugs it into m. Its new rows are those of tokens that
@@ -780,7 +737,6 @@ typedef struct {
 static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits,
                                    const Tensors *grad, bool cache);
 static real *layer_of(const Buffers *b, int id, size_t l) { return b->at[id] + l * b->stride[id]; }
-
 // Layer l of all buffers.
 static void layer_at(real *s[BUFFERS], const Buffers *b, size_t l) {
     for (int id = 0; id < BUFFERS; id++) s[id] = layer_of(b, id, l);
@@ -947,7 +903,9 @@ static Loss model_loss(const Training *t) {
 // Does anything train below the first block's u? Nothing is computed below the first tensor that
 // does.
 static bool trains_embedding(const Tensors *grad) { return grad->at[WTE] || grad->at[NEW_ROWS]; }
-static bool trains_below_u(const Tensors *grad) { return trains_embedding(grad) || trains(grad, QKV); }
+static bool trains_below_u(const Tensors *grad) {
+    return trains_embedding(grad) || trains(grad, QKV);
+}
 
 // The residues of layer l: from dx, the gradient at the block's output, to du, which may be NULL.
 static void residues_backward(const Training *t, Loss loss, size_t l, real *du) {
@@ -1115,7 +1073,6 @@ static void loader_next(Loader *loader, Batch *batch) {
 
 static Training training_new(Model *m, size_t B, size_t T);
 static void training_free(Training *t);
-
 // One step on the batch that is there. Returns its losses, as they were before the step.
 static Loss training_step(Training *t, double lr, double decay) {
     model_forward(t->m, &t->a, t->batch.tokens, t->batch.B, t->batch.T, 0);
@@ -1136,7 +1093,6 @@ typedef struct {
 static void state_save(const StateFile *file, const Training *t, const Loader *loader,
                        double seconds);
 static double state_load(const StateFile *file, Training *t, Loader *loader);  // -> seconds so far
-
 static volatile sig_atomic_t interrupted;  // by Ctrl-C
 static _Noreturn void end_interrupted(const char *what, const char *how_to_go_on);
 
@@ -1245,15 +1201,7 @@ typedef struct {
 
 // Begins with a prompt of at least one token.
 static Sampler sampler_new(const Model *m, const int *prompt, size_t count, double temperature,
-                           Random random) {
-    size_t T = m->dims.positions;
-    Sampler s = {.m = m, .count = count, .temperature = temperature, .random = random};
-    s.a = activations_new(m, 1, T, 1, NULL, true);
-    s.tokens = memcpy(allocate(max_size(count, T) + 1, sizeof(int)), prompt, count * sizeof(int));
-    return s;
-}
-
-static void sampler_free(Sampler *s) { free(s->a.memory), free(s->tokens); }
+                           Random random);
 
 // Draws the next token.
 static int sampler_next(Sampler *s) {
@@ -1269,18 +1217,16 @@ static int sampler_next(Sampler *s) {
                                                 s->temperature, &s->random);
 }
 
-// Replay (ours). What a model is not shown again it loses, whatever the method: a gate that has
-// seen captions and French learns "caption or not", and opens on plays. Nobody has the text that a
-// given model was trained on. But the model can be asked for what it knows: before it learns
-// something new it writes text itself, at temperature 1 from <|endoftext|> on, and the penalty, and
-// nothing else, is shown that text among the new. As text to learn it would teach the model its own
-// mistakes.
+// Replay (ours). What a model is not shown again it loses, whatever the method: a gate that saw
+// captions and French learns "caption or not", and opens on plays. But the model can be asked for
+// what it knows: before it learns something new it writes text, at temperature 1 from <|endoftext|>
+// on, and the penalty, and nothing else, is shown that text among the new. (As text to learn it
+// would teach the model its own mistakes.) To rehearse on a model's own samples is an old idea
+// (Robins 1995; Shin et al. 2017; Sun et al. 2020; Huang et al. 2024). That only a gate's penalty
+// sees them we have found nowhere.
 //
-// To rehearse on a model's own samples is an old idea (Robins 1995; Shin et al. 2017; Sun et al.
-// 2020; Huang et al. 2024). That only a gate's penalty sees them we have found nowhere.
-//
-// Here m writes n tokens or some more, as it was with `age` extensions: independent pieces of T
-// tokens, each with random numbers of its own, so that it writes the same on any number of threads.
+// Here m writes n tokens or some more, as it was with `age` extensions: pieces of T tokens, each
+// with random numbers of its own, so that it writes the same on any number of threads.
 static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
     size_t T = m->dims.positions, pieces = (c->replay + T - 1) / T, done = 0, n = m->n_extensions;
     size_t size = m->dims.vocab * m->dims.channels * sizeof(real);
@@ -1296,7 +1242,7 @@ static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
         uint64_t seed = hash_bits(hash_bits(c->seed, age), k);
         Sampler s = sampler_new(m, &end, 1, c->temperature, random_stream(seed, FOR_REPLAY));
         for (size_t t = 0; t < T && !interrupted; t++) text.ids[k * T + t] = sampler_next(&s);
-        sampler_free(&s);
+        free(s.a.memory), free(s.tokens);
         #pragma omp critical
         progress("replay", ++done, pieces, "written by the model", start, T);
     }
@@ -1405,6 +1351,15 @@ static void training_free(Training *t) {
     free(t->grad.memory), free(t->adam_m.memory), free(t->adam_v.memory), free(t->batch.tokens);
 }
 
+static Sampler sampler_new(const Model *m, const int *prompt, size_t count, double temperature,
+                           Random random) {
+    size_t T = m->dims.positions;
+    Sampler s = {.m = m, .count = count, .temperature = temperature, .random = random};
+    s.a = activations_new(m, 1, T, 1, NULL, true);
+    s.tokens = memcpy(allocate(max_size(count, T) + 1, sizeof(int)), prompt, count * sizeof(int));
+    return s;
+}
+
 static void gates_add(Score *s, const Model *m, const Activations *a, size_t n) {
     double terms = (double)m->dims.layers * s->tokens;
     for (size_t e = 0; e < m->n_extensions; e++)
@@ -1443,6 +1398,13 @@ static uint64_t model_hash(const Model *m, size_t count) {
     uint64_t hash = stored_hash(count ? m->hash[count - 1] : 0, &list);
     free(list.at);
     return hash;
+}
+
+static void extension_complete(Extension *x) {
+    bool adapter = x->dims.hidden > 0, gate = adapter && x->config.gate != GATE_NONE;
+    x->dims.gate_in = (x->config.gate_input == INPUT_PREFIX ? 2 : 1) * x->dims.channels;
+    x->sets = (adapter ? SET_ADAPTER : 0) | (gate ? SET_GATE : 0) | (x->dims.rank ? SET_LORA : 0)
+            | (x->dims.new_rows ? SET_ROWS : 0);
 }
 
 static void extension_attach(Model *m, Extension *x) {
@@ -1667,6 +1629,15 @@ static double state_load(const StateFile *file, Training *t, Loader *loader) {
 
 // -------------------------------------------------------------------------------------------------
 // 10. The engine: e^x, sums, the matrix multiply, where nearly all of the time goes.
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_max_threads(void) { return 1; }
+static void omp_set_num_threads(int n) {
+    if (n > 1) die("--threads %d: built without OpenMP", n);
+}
+#endif
 
 // A `vec` is one register full of reals. The multiply keeps MR rows by NR vectors of sums in
 // registers; NR more hold a row of B, and 1 an element of A.
@@ -1939,7 +1910,8 @@ static const Settings initial = {
               .seq_len = 128, .warmup = 20, .new_rows = 1, .seed = 1, .floor = 0.1, .p = 0.1,
               .q = 0.1, .alpha = 1, .temperature = 1},
     .data = "data/toy", .known = "en,plays", .old = "en", .new = "fr", .domains = "en,plays,fr",
-    .split = "val", .methods = "naive,finetune,lora,adapter,neutral,replay", .prompt = "", .in = "out/backbone",
+    .split = "val", .methods = "naive,finetune,lora,adapter,neutral,replay", .prompt = "",
+    .in = "out/backbone",
     .layers = 4, .heads = 4, .channels = 128, .pretrain_steps = 1600,
     .pretrain_lr = 2e-3, .count = 100, .temperature = 0.8,
 };
@@ -2127,7 +2099,8 @@ static Model *teach(Settings *s, long method, double *seconds) {
     loader.new = tokens_join(texts, n);
     loader.n_old = domains_load(loader.kept, s->data, old, "train", tokenizer, least);
     Tokens *penalty_only = loader.kept + loader.n_old;
-    loader.n_penalty_only = domains_load(penalty_only, s->data, s->negatives, "train", tokenizer, least);
+    loader.n_penalty_only = domains_load(penalty_only, s->data, s->negatives, "train", tokenizer,
+                                         least);
     if (pretrain) m = backbone_new(s, &c, tokenizer);
     else if (whole && m->n_extensions)
         die("--method %s: the model cannot have extensions (-x)", methods[method].name);
@@ -2247,7 +2220,7 @@ static long continue_text(const Model *m, const int *tokens, size_t count, long 
         print_bytes(m, token);
         fflush(stdout);
     }
-    sampler_free(&s);
+    free(s.a.memory), free(s.tokens);
     return drawn;
 }
 
@@ -2304,7 +2277,8 @@ static void command_run(Settings *s) {
         n_old += is_old;
     }
     if (n_old < list_length(s->old)) die("--old %s: expected some of --known %s", s->old, s->known);
-    printf("nr run: seed %ld, threads: %d, data: %s\n\n", s->train.seed, omp_get_max_threads(), s->data);
+    printf("nr run: seed %ld, threads: %d, data: %s\n\n", s->train.seed, omp_get_max_threads(),
+           s->data);
     for (long method = BACKBONE; method < METHODS; method++) {
         Settings own = *s;
         bool whole = methods[method].uses & SET_BACKBONE;
@@ -2330,7 +2304,7 @@ static void command_run(Settings *s) {
         }
     }
     results_print(&all);
-    printf("in nats a token; change: since the domain was learnt, before that since the backbone\n\n"
+    printf("in nats a token; change: since the domain was learnt, before since the backbone\n\n"
            "%s written\n", csv);
     tokens_free(all.files, all.n_files), tokenizer_free(tokenizer), free(domains), free(csv);
 }
