@@ -736,7 +736,9 @@ typedef struct {
 // keys and values, so that forward can continue at a later start. In room 9.
 static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits,
                                    const Tensors *grad, bool cache);
-static real *layer_of(const Buffers *b, int id, size_t l) { return b->at[id] + l * b->stride[id]; }
+static real *layer_of(const Buffers *b, int id, size_t l) {
+    return l ? b->at[id] + l * b->stride[id] : b->at[id];
+}
 // Layer l of all buffers.
 static void layer_at(real *s[BUFFERS], const Buffers *b, size_t l) {
     for (int id = 0; id < BUFFERS; id++) s[id] = layer_of(b, id, l);
@@ -1008,8 +1010,7 @@ static double tensors_norm(const Tensors *t) {
 
 // One step on w with gradients g: first and second moments m and v, corrected for their start at
 // zero. A gradient longer than `clip` is scaled to it. Matrices (not biases, LayerNorms and gates)
-// shrink by lr * decay, apart from the gradient. Returns the gradient's norm: if that is not
-// finite, w no longer holds numbers.
+// shrink by lr * decay, apart from the gradient. Returns the gradient's norm.
 static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v,
                          const Dims *d, long step, double lr, double decay, double clip) {
     double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
@@ -1130,18 +1131,14 @@ static double train(Model *m, const TrainConfig *c, Loader *loader, const StateF
 // -------------------------------------------------------------------------------------------------
 // 8. Evaluation, sampling, replay.
 
-// How gates behave on a text, in the mean over its tokens and the layers: how far they open, and
-// how often they are exactly 0.
+// How far gates open on a text, and how often they are exactly 0; means over tokens and layers.
 typedef struct { double gate, closed; } GateScore;
-
 // Mean loss in nats a token, bits a byte of text, and every extension's gates, over all layers.
 typedef struct { double loss, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
 
 // Adds to the score's gates what they do on the first n rows of a pass. In room 9.
 static void gates_add(Score *s, const Model *m, const Activations *a, size_t n);
-
-// Scores a whole file: windows of T predictions, T apart, the last one partial. When
-// interrupted, ends the program.
+// Scores a whole file, in windows of T predictions. When interrupted, ends the program.
 static Score evaluate(const Model *m, const Tokens *file, size_t T) {
     size_t rows = T < 1024 ? 1024 / T * T : T;
     size_t count = file->count - 1;  // every token but the first is predicted
@@ -1230,9 +1227,10 @@ static int sampler_next(Sampler *s) {
 static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
     size_t T = m->dims.positions, pieces = (c->replay + T - 1) / T, done = 0, n = m->n_extensions;
     size_t size = m->dims.vocab * m->dims.channels * sizeof(real);
-    Tokens text = {.name = "replay", .count = pieces * T};
-    text.ids = allocate(text.count, sizeof *text.ids);
     int end = m->tokenizer->size - 1;
+    Tokens text = {.name = "replay", .count = pieces * T + 1};
+    text.ids = allocate(text.count, sizeof *text.ids);
+    text.ids[pieces * T] = end;
     double start = now();
     if (m->wte != m->w.at[WTE]) memcpy(m->wte, m->w.at[WTE], size);
     m->n_extensions = age;
@@ -1563,13 +1561,16 @@ static void config_read(TrainConfig *c, const Safetensors *s);  // room 11
 static void extension_load(Model *m, const char *path) {
     Safetensors s = safetensors_open(path);
     Extension *x = allocate(1, sizeof *x);
+    config_read(&x->config, &s);
+    if (methods[x->config.method].uses & SET_BACKBONE) die("%s: is a model, not an extension", path);
     uint64_t upon = metadata_hash(&s, "upon");
     size_t k = 0;
+    for (size_t i = 1; i <= m->n_extensions; i++)
+        if (m->hash[i] == metadata_hash(&s, "hash")) die("%s: given twice", path);
     while (k < m->n_extensions && m->hash[k] != upon) k++;
     if (m->hash[k] != upon)
         die("%s: trained upon a model with hash %016" PRIx64 ", this one has %016" PRIx64
             " (-x in the order of training)", path, upon, m->hash[m->n_extensions]);
-    config_read(&x->config, &s);
     x->dims = m->dims;
     x->dims.hidden = x->config.hidden;
     x->dims.rank = x->config.rank;
@@ -1582,6 +1583,22 @@ static void extension_load(Model *m, const char *path) {
             die("%s: wte.ids has %d, beyond the vocabulary of %zu", path, x->ids[i], m->dims.vocab);
     safetensors_close(&s);
     extension_attach(m, x);
+}
+
+// Fills what was to be trained, m's last extension or its backbone, from the file of a training that
+// is finished. Returns the seconds it took; dies if it was another.
+static double result_load(Model *m, const char *path, const char *metadata) {
+    const Extension *x = last_extension(m);
+    Safetensors s = safetensors_open(path);
+    StoredList list = x ? tensors_list(&x->w, &x->dims, x->ids) : tensors_list(&m->w, &m->dims, NULL);
+    metadata_compare(&s, metadata);
+    safetensors_find(&s, &list);
+    safetensors_read(&s, &list);
+    double seconds = strtod(metadata_text(&s, "seconds"), NULL);
+    safetensors_close(&s);
+    free(list.at);
+    m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
+    return seconds;
 }
 
 // What a state holds: what trains, and its moments.
@@ -1608,7 +1625,10 @@ static void state_save(const StateFile *file, const Training *t, const Loader *l
 }
 
 static double state_load(const StateFile *file, Training *t, Loader *loader) {
-    if (!file->resume || access(file->path, F_OK)) return 0;
+    bool there = !access(file->path, F_OK);
+    if (there && !file->resume)
+        die("%s: an interrupted training is there: --resume goes on, or remove it", file->path);
+    if (!there) return 0;
     Safetensors s = safetensors_open(file->path);
     double seconds;
     metadata_compare(&s, file->metadata);
@@ -1622,6 +1642,7 @@ static double state_load(const StateFile *file, Training *t, Loader *loader) {
     safetensors_find(&s, &list);
     safetensors_read(&s, &list);
     safetensors_close(&s);
+    input_forget();  // it is written again
     free(list.at);
     printf("%-9s goes on from step %ld of %s\n", "", t->step, file->path);
     return seconds;
@@ -1699,7 +1720,9 @@ static real l1_norm(size_t n, const real *a) {
 
 static real largest(size_t n, const real *a) {
     real max = a[0];
+    #ifndef __clang__  // which does not vectorise it
     #pragma omp simd reduction(max : max)
+    #endif
     for (size_t i = 1; i < n; i++) max = a[i] > max ? a[i] : max;
     return max;
 }
@@ -2102,8 +2125,11 @@ static Model *teach(Settings *s, long method, double *seconds) {
     loader.n_penalty_only = domains_load(penalty_only, s->data, s->negatives, "train", tokenizer,
                                          least);
     if (pretrain) m = backbone_new(s, &c, tokenizer);
-    else if (whole && m->n_extensions)
-        die("--method %s: the model cannot have extensions (-x)", methods[method].name);
+    else if (m->n_extensions > (whole ? 0 : MAX_EXTENSIONS - 1))
+        die("--method %s: too many extensions (-x)", methods[method].name);
+    for (size_t i = 0; i < loader.n_old + loader.n_penalty_only; i++)
+        if (!pretrain && choice_index(s->new, ',', loader.kept[i].name) >= 0)
+            die("--new %s: is among the old domains or the negatives", s->new);
     make_folders(s->out, whole);
     if (!s->quiet) print_settings(s, m);
     bool *rows = allocate(m->dims.vocab, sizeof *rows);
@@ -2114,12 +2140,20 @@ static Model *teach(Settings *s, long method, double *seconds) {
     if (!whole) c = extension_new(m, &c, rows)->config;
     else tokens_mark(m->unseen, &loader.new, 1, false);
 
-    char metadata[1024];
+    char metadata[1100];
     StateFile file = {join(s->out, "", ".state"), metadata, s->save_every, s->resume};
     config_describe(metadata, &c, m, &loader);
-    *seconds = train(m, &c, &loader, &file);
-    if (whole) model_save(m, s->out, metadata);
-    else extension_save(m, s->out, metadata);
+    char *weights = join(s->out, whole ? "/model.safetensors" : "", "");
+    if (s->resume && access(file.path, F_OK) && !access(weights, F_OK)) {
+        *seconds = result_load(m, weights, metadata);
+        printf("%-9s is finished: %s\n", methods[method].name, s->out);
+    } else {
+        *seconds = train(m, &c, &loader, &file);
+        snprintf(metadata + strlen(metadata), 32, ",\"seconds\":\"%.1f\"", *seconds);
+        if (whole) model_save(m, s->out, metadata);
+        else extension_save(m, s->out, metadata);
+    }
+    free(weights);
     remove(file.path);
     tokens_free(loader.kept, loader.n_old + loader.n_penalty_only), tokens_free(texts, n);
     free(loader.new.ids), free(file.path), free(rows);
@@ -2263,6 +2297,8 @@ static void methods_check(const Settings *s) {
 static void command_run(Settings *s) {
     static Results all;
     int n_old = 0, n_new = list_length(s->new);
+    size_t least = s->train.seq_len + 1;
+    uint64_t hash = 0;  // of the backbone
     methods_check(s);
     s->out = s->out ? s->out : "out";
     s->quiet = true;
@@ -2270,7 +2306,9 @@ static void command_run(Settings *s) {
     char *domains = join(s->known, ",", s->new), *csv = join(s->out, "/", "results.csv");
     all.split = s->split;
     all.n_known = list_length(s->known);
-    all.n_files = domains_load(all.files, s->data, domains, s->split, tokenizer, 2);
+    all.n_files = domains_load(all.files, s->data, domains, "train", tokenizer, least);
+    tokens_free(all.files, all.n_files);  // they are there
+    domains_load(all.files, s->data, domains, s->split, tokenizer, 2);
     for (size_t i = 0; i < all.n_files; i++) {
         bool is_old = i < all.n_known && choice_index(s->old, ',', all.files[i].name) >= 0;
         all.role[i] = i >= all.n_known ? "new" : is_old ? "old" : "known";
@@ -2283,15 +2321,19 @@ static void command_run(Settings *s) {
         Settings own = *s;
         bool whole = methods[method].uses & SET_BACKBONE;
         int stages = method == BACKBONE ? 1 : is_chosen(s, method) ? n_new : 0;
-        own.in = join(s->out, "/", "backbone");
+        char *strings[1 + 2 * MAX_DOMAINS];
+        size_t n = 0;
+        own.in = strings[n++] = join(s->out, "/", "backbone");
         for (int i = 0; i < stages; i++) {
             char name[128];
             double seconds;
             own.new = all.files[all.n_known + i].name;
             snprintf(name, sizeof name, "/%s%s%.40s%s", methods[method].name, stages > 1 ? "-" : "",
                      stages > 1 ? own.new : "", whole ? "" : ".safetensors");
-            own.out = join(s->out, "", name);
+            own.out = strings[n++] = join(s->out, "", name);
             Model *m = teach(&own, method, &seconds);
+            if (method == BACKBONE) hash = m->hash[0];
+            else if (!whole && m->hash[0] != hash) die("%s: is another run's by now", own.in);
             TrainConfig c = train_config(s, method);
             results_add(&all, m, &c, method == BACKBONE ? 0 : i + 1, seconds);
             results_write(&all, csv);
@@ -2299,9 +2341,10 @@ static void command_run(Settings *s) {
             printf("\n");
             if (whole) own.in = own.out;
             else own.extensions[i] = own.out;
-            own.old = join(own.old, ",", own.new);
+            own.old = strings[n++] = join(own.old, ",", own.new);
             model_free(m);
         }
+        while (n > 0) free(strings[--n]);
     }
     results_print(&all);
     printf("in nats a token; change: since the domain was learnt, before since the backbone\n\n"
@@ -2312,7 +2355,7 @@ static void command_run(Settings *s) {
 // Trains a backbone, or extends a model by one method.
 static void command_train(Settings *s, long method) {
     double seconds;
-    if (!s->out) die("-o is missing: where to write the result");
+    if (!s->out) die("-o is missing: the folder or the file to write");
     settings_check(s, methods[method].name, methods[method].uses);
     model_free(teach(s, method, &seconds));
     printf("%s written after %.0f s\n", s->out, seconds);
@@ -2332,7 +2375,8 @@ static void command_eval(Settings *s) {
     TrainConfig c = E ? last_extension(m)->config : train_config(s, BACKBONE);
     c.seq_len = s->train.seq_len;
     all.split = s->split;
-    all.n_files = domains_load(all.files, s->data, s->domains, s->split, m->tokenizer, 2);
+    all.n_files = all.n_known = domains_load(all.files, s->data, s->domains, s->split,
+                                             m->tokenizer, 2);
     for (size_t i = 0; i < all.n_files; i++) all.role[i] = "";
     if (s->csv) make_folders(s->csv, false);
     print_settings(s, m);
@@ -2374,7 +2418,7 @@ static void command_sample(Settings *s) {
 static void print_gates(const Model *m, const Activations *a, const char *text, const int *tokens,
                         size_t e) {
     static const int shades[] = {230, 229, 222, 215, 208, 208};  // of terminals' 256 colours
-    bool terminal = isatty(STDOUT_FILENO);
+    bool terminal = use_colour(STDOUT_FILENO);
     double mean = 0, L = m->dims.layers;
     size_t length, together = 0;
     if (m->n_extensions > 1) printf("extension %zu\n", e + 1);
@@ -2459,8 +2503,12 @@ int main(int argc, char **argv) {
     close(file);
     struct sigaction action = {.sa_handler = on_interrupt,
                                .sa_flags = (int)SA_RESETHAND | SA_RESTART};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    for (int i = 0; i < 3; i++) {
+        struct sigaction before;
+        sigaction(signals[i], NULL, &before);
+        if (before.sa_handler != SIG_IGN) sigaction(signals[i], &action, NULL);  // nohup stays
+    }
     int named = argc > 1 && argv[1][0] != '-';
     while (named && c < COMMANDS && strcmp(commands[c].name, argv[1])) c++;
     if (c == COMMANDS)
@@ -2473,10 +2521,13 @@ int main(int argc, char **argv) {
                                     argc - 1 - named, words);
     if (count > 0 && !(1 << c & (SAMPLE | GATES)))
         die("%s: not an option of %s (nr %s --help)", words[0], commands[c].name, commands[c].name);
-    for (int i = 0; i < count; i++) s.prompt = *s.prompt ? join(s.prompt, " ", words[i]) : words[i];
+    char *prompt = count > 0 ? join(words[0], "", "") : NULL, *shorter;
+    for (int i = 1; i < count; i++, free(shorter)) prompt = join(shorter = prompt, " ", words[i]);
+    if (prompt) s.prompt = prompt;
     if (s.threads) omp_set_num_threads(s.threads);
     if (count < 0) print_help(named ? c : -1);
     else commands[c].run(&s);
+    free(prompt);
     finish_stdout();
     return interrupted ? 130 : 0;
 }

@@ -204,95 +204,71 @@ static void bench_matmul(void)
 // ---------------------------------------------------------------------------------------------------------------------
 // A training step.
 
-enum { BATCH = 8, TIME = 256, NEW_ROWS = 300 };
-static const Dims small = {.layers = 6, .heads = 6, .channels = 384, .context = TIME, .vocab = 4096};    // 12.3M parameters
-static const Dims gpt2 = {.layers = 12, .heads = 12, .channels = 768, .context = 1024, .vocab = 50257};  // 124M
+enum { BATCH = 8, TIME = 256, ROWS = 300 };
+static const Dims small = {.layers = 6, .heads = 6, .channels = 384, .positions = TIME,  // 12.3M
+                           .vocab = 4096};
+static const Dims gpt2 = {.layers = 12, .heads = 12, .channels = 768, .positions = 1024,  // 124M
+                          .vocab = 50257};
 
 static Model *model_random(const Dims *d)
 {
-    Model *m = allocate(1, sizeof *m);
-    Random random = random_stream(1, 1);
-    m->dims = *d;
-    m->w = tensors_allocate(SET_BACKBONE, d);
-    m->wte = m->w.at[WTE];
-    tensors_init(&m->w, d, VARIANCE_LOW, GATE_NONE, &random);
-    m->unseen = allocate(d->vocab, sizeof *m->unseen);
+    Model *m = model_new(d, &initial.train, NULL);
+    memset(m->unseen, 0, d->vocab);
     return m;
 }
 
-static void model_discard(Model *m)  // model_free is for one with a tokenizer
-{
-    free(m->w.memory), free(m->unseen), free(m);
-}
-
-// All that train() in nr.c has at hand for a step.
-typedef struct {
-    Model *m;
-    Extension *x;                      // NULL: finetune
-    const Tensors *w;                  // what is trained, its gradient and AdamW's moments
-    const Dims *dims;
-    Tensors grad, m1, m2;
-    Activations a;
-    int tokens[BATCH * TIME], targets[BATCH * TIME];
-    long step;
-} Trainer;
-
 // Begins to train m by a method: its name, and perhaps "+300" for the rows of wte.
-static Trainer *trainer_new(Model *m, const char *name)
+static Training training_begin(Model *m, const char *name)
 {
     const size_t length = strcspn(name, "+");
-    const Method *method = method_find(name, length);
-    if (name[length] && strcmp(name + length, "+300")) die("method %s: expected +300 behind %s, or nothing", name, method->name);
-    Trainer *t = allocate(1, sizeof *t);
+    char plain_name[32];
+    snprintf(plain_name, sizeof plain_name, "%.*s", (int)length, name);
+    const int method = choice_index(METHOD_NAMES, '|', plain_name);
+    if (method < 0 || (name[length] && strcmp(name + length, "+300")))
+        die("method %s: expected one of %s, and perhaps +300 behind it", name, METHOD_NAMES);
     Random random = random_stream(1, 3);
-    t->m = m;
-    if (method->sets != SET_BACKBONE) {
-        for (int i = 0; i < NEW_ROWS; i++) m->unseen[13 * i] = name[length];  // as if its text had lacked these
-        t->x = extension_new(m, method, false, NULL);
+    if (!(methods[method].uses & SET_BACKBONE)) {
+        const TrainConfig c = train_config(&initial, method);
+        for (int i = 0; i < ROWS; i++) m->unseen[13 * i] = name[length];  // as if no text had these
+        extension_new(m, &c, NULL);
     }
-    t->w = t->x ? &t->x->w : &m->w;
-    t->dims = t->x ? &t->x->dims : &m->dims;
-    const int sets = t->x ? t->x->sets : SET_BACKBONE;
-    t->grad = tensors_allocate(sets, t->dims), t->m1 = tensors_allocate(sets, t->dims), t->m2 = tensors_allocate(sets, t->dims);
-    t->a = activations_allocate(m, BATCH, TIME, BATCH * TIME, &t->grad, false);
+    Training t = training_new(m, BATCH, TIME);
     for (size_t i = 0; i < BATCH * TIME; i++) {
-        t->tokens[i] = (int)(random_bits(&random) % m->dims.vocab);
-        t->targets[i] = (int)(random_bits(&random) % m->dims.vocab);
-        t->a.old[i] = i < TIME;  // the first sequence is of the old domain
+        t.batch.tokens[i] = (int)(random_bits(&random) % m->dims.vocab);
+        t.batch.targets[i] = (int)(random_bits(&random) % m->dims.vocab);
+        t.batch.is_old[i] = i < TIME;  // the first sequence is of the old domain
     }
     return t;
 }
 
-static double trainer_step(Trainer *t)  // -> seconds
+static double timed_step(Training *t)  // -> seconds
 {
     const double start = now();
-    model_forward(t->m, &t->a, t->tokens, BATCH, TIME, 0);
-    const Loss loss = model_loss(t->m, &t->a, t->targets);
-    model_backward(t->m, &t->a, &t->grad, t->tokens, t->targets);
-    adamw_step(t->w, &t->grad, &t->m1, &t->m2, t->dims, ++t->step, 1e-4, 0, 1);
-    embedding_refresh(t->m);
+    const Loss loss = training_step(t, 1e-4, 0);
     const double seconds = now() - start;
     if (!isfinite(loss.lm + loss.local)) die("the loss is %g", loss.lm + loss.local);
     return seconds;
 }
 
-// Weights, gradients, moments, activations. Left out: the multiply's packed blocks, 3 MB a thread at most, and the program itself.
-static double trainer_bytes(const Trainer *t)
+// Weights, gradients, moments, activations. Left out: the multiply's packed blocks, 3 MB a thread,
+// and the program itself.
+static double training_bytes(const Training *t)
 {
     const Model *m = t->m;
     const size_t copy = m->wte == m->w.at[WTE] ? 0 : m->dims.vocab * m->dims.channels;
-    const size_t reals = m->w.size + (t->x ? t->x->w.size : 0) + copy + t->grad.size + t->m1.size + t->m2.size + t->a.size;
-    return (double)(reals * sizeof(real) + (3 * BATCH * TIME + m->dims.vocab) * sizeof(int));
+    const size_t own = m->n_extensions ? t->w->size : 0;
+    const size_t reals = m->w.size + own + copy + 3 * t->grad.size + t->a.size;
+    return (double)(reals * sizeof(real) + 3 * BATCH * TIME * sizeof(int));
 }
 
-static void trainer_free(Trainer *t)
+// m is as new afterwards, but for what finetune has done to its weights.
+static void training_end(Training *t)
 {
-    activations_free(&t->a);
-    free(t->grad.memory), free(t->m1.memory), free(t->m2.memory);
-    if (t->x) extension_free(t->m->extension[--t->m->n_extensions]);
-    if (t->m->wte != t->m->w.at[WTE]) free(t->m->wte);
-    t->m->wte = t->m->w.at[WTE];
-    free(t);
+    Model *m = t->m;
+    training_free(t);
+    if (m->n_extensions) extension_drop(m);
+    if (m->wte != m->w.at[WTE]) free(m->wte);
+    m->wte = m->w.at[WTE];
 }
 
 typedef struct { double forward, back, weights; } Flops;
@@ -306,14 +282,14 @@ static Flops step_flops(const Dims *d, bool finetune)
     const double attention = 2 * 2 * C * BATCH * TIME * (TIME + 1) / 2;
     const double adapter = 2 * n * 3 * C * (double)d->hidden;                 // wi, wg, wo
     const double lora = 2 * n * (4 + 2 + 5 + 5) * C * (double)d->rank;        // a and b beside each of the four
-    const double head = 2 * n * C * (double)d->vocab, rows = 2 * n * C * (double)d->rows;
+    const double head = 2 * n * C * (double)d->vocab, rows = 2 * n * C * (double)d->new_rows;
     Flops f = {.forward = L * (block + attention + adapter + lora) + head};
     // Back through a product to either of its factors is as much again. Both factors of attention's products are activations.
     f.back = f.forward + L * attention;
     f.weights = (finetune ? L * block + head : 0) + L * (adapter + lora) + rows;
     // If wte is frozen nothing is needed of what lies below the first trained tensor, in layer 0: adapters train wi and wg, which read
     // the u that all of the block's frozen part leads to; LoRA trains qkv's a.
-    if (!finetune && !d->rows)
+    if (!finetune && !d->new_rows)
         f.back -= d->hidden ? block + 2 * attention + adapter * 2 / 3 : 2 * n * C * (3 * C + (double)d->rank);
     return f;
 }
@@ -335,13 +311,13 @@ static void bench_step(void)
             if (isatty(STDERR_FILENO)) fprintf(stderr, "\rround %d of %d: %-12s\r", round + 1, ROUNDS, r[i].name);
             omp_set_num_threads(r[i].threads ? r[i].threads : all_threads);
             r[i].limit = fmax(r[i].limit, multiply_limit());
-            Trainer *t = trainer_new(m, r[i].name);
-            trainer_step(t);  // touches all memory
-            for (int k = 0; k < STEPS; k++) times_add(&r[i].times, trainer_step(t));
-            r[i].flops = step_flops(t->dims, !t->x);
-            r[i].trained = t->w->size;
-            r[i].bytes = trainer_bytes(t);
-            trainer_free(t);
+            Training t = training_begin(m, r[i].name);
+            timed_step(&t);  // touches all memory
+            for (int k = 0; k < STEPS; k++) times_add(&r[i].times, timed_step(&t));
+            r[i].flops = step_flops(t.dims, !m->n_extensions);
+            r[i].trained = t.w->size;
+            r[i].bytes = training_bytes(&t);
+            training_end(&t);
             r[i].limit = fmax(r[i].limit, multiply_limit());
         }
     printf("%-11s %10s %6s %6s %5s %5s %5s %5s %7s %6s %5s %6s %4s\n", "", "trained", "ms", "min", "fwd", "back", "dW", "GFLOP",
@@ -364,7 +340,7 @@ static void bench_step(void)
     if (all_threads > 1)
         printf("finetune: %d threads are %.2f times as fast as 1\n", all_threads, median(&r[5].times) / median(&r[0].times));
     omp_set_num_threads(all_threads);
-    model_discard(m);
+    model_free(m);
 }
 
 // For bench_torch.py, which calls this between its own steps.
@@ -374,12 +350,12 @@ static void print_steps(const char *method, const char *count)
     const long steps = strtol(count, &end, 10);
     if (!*count || *end || steps < 1 || steps > 100000) die("step %s %s: expected a number of steps", method, count);
     Model *m = model_random(&small);
-    Trainer *t = trainer_new(m, method);
-    fprintf(stderr, "%s: %.0f bytes\n", method, trainer_bytes(t));
-    trainer_step(t);
-    for (long i = 0; i < steps; i++) printf("%.3f\n", 1e3 * trainer_step(t));
-    trainer_free(t);
-    model_discard(m);
+    Training t = training_begin(m, method);
+    fprintf(stderr, "%s: %.0f bytes\n", method, training_bytes(&t));
+    timed_step(&t);
+    for (long i = 0; i < steps; i++) printf("%.3f\n", 1e3 * timed_step(&t));
+    training_end(&t);
+    model_free(m);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -389,12 +365,12 @@ static void bench_decode(void)
 {
     enum { FIRST = 64, TOKENS = 32 };
     Model *m = model_random(&gpt2);
-    Activations a = activations_allocate(m, 1, gpt2.context, 1, NULL, true);
+    Activations a = activations_new(m, 1, gpt2.positions, 1, NULL, true);
     int tokens[FIRST + TOKENS];
     Random random = random_stream(1, 3);
     for (size_t i = 0; i < FIRST + TOKENS; i++) tokens[i] = (int)(random_bits(&random) % gpt2.vocab);
     // Of the positions one row is read, of wte all: it is the head.
-    const double bytes = (double)((m->w.size - gpt2.context * gpt2.channels) * sizeof(real));
+    const double bytes = (double)((m->w.size - gpt2.positions * gpt2.channels) * sizeof(real));
     printf("\ndecoding: %.3fM parameters, L=%zu NH=%zu C=%zu V=%zu, %d tokens one by one from position %d; %.0f MB a token\n",
            1e-6 * (double)m->w.size, gpt2.layers, gpt2.heads, gpt2.channels, gpt2.vocab, TOKENS, FIRST, bytes / 1e6);
     printf("%-12s %9s %9s %9s %9s %9s %6s\n", "", "tokens/s", "ms", "min", "GB/s", "limit", "share");
@@ -415,8 +391,8 @@ static void bench_decode(void)
         fflush(stdout);
     }
     omp_set_num_threads(all_threads);
-    activations_free(&a);
-    model_discard(m);
+    free(a.memory);
+    model_free(m);
 }
 
 int main(int argc, char **argv)

@@ -66,7 +66,8 @@ say("random GPT-2 from save_pretrained: loss", nr_loss(theirs, "fr", 64), hf_los
 
 # A model that nr made, and its tokenizer.
 ours = f"{folder}/ours"
-nr("pretrain", "--data", "data/toy", "--steps", "40", "--layers", "2", "--channels", "64", "--context", "64", "-o", ours)
+nr("pretrain", "--data", "data/toy", "--known", "en", "--pretrain-steps", "40",
+   "--layers", "2", "--channels", "64", "--context", "64", "-o", ours)
 model = GPT2LMHeadModel.from_pretrained(ours).eval()
 say("nr pretrain, loaded by from_pretrained: loss", nr_loss(ours, "en", 64), hf_loss(model, "en", 64))
 tokenizer = GPT2Tokenizer.from_pretrained(ours)
@@ -80,11 +81,27 @@ print(f"{'ok  ' if same == len(lines) else 'FAIL'} GPT2Tokenizer on nr's vocabul
 nr("extend", "-i", ours, "--data", "data/toy", "--method", "finetune", "--steps", "20", "-o", f"{folder}/tuned")
 say("nr extend --method finetune: loss", nr_loss(f"{folder}/tuned", "fr", 64),
     hf_loss(GPT2LMHeadModel.from_pretrained(f"{folder}/tuned").eval(), "fr", 64))
-for words in ["neutral"], ["adapter"], ["neutral", "--gate", "sigmoid", "--local", "ce"], ["neutral", "--new-rows", "0"]:
-    nr("extend", "-i", ours, "--data", "data/toy", "--steps", "20", "-o", f"{folder}/x.safetensors", "--method", *words)
+x, y = f"{folder}/x.safetensors", f"{folder}/y.safetensors"
+for words in (["neutral"], ["adapter"], ["neutral", "--new-rows", "0"],
+              ["neutral", "--gate", "sigmoid", "--local", "ce"]):
+    nr("extend", "-i", ours, "--data", "data/toy", "--steps", "20", "-o", x, "--method", *words)
     model = GPT2LMHeadModel.from_pretrained(ours).eval()
-    Neutral(model, f"{folder}/x.safetensors")
-    say(f"extension {' '.join(words)}: loss", nr_loss(ours, "fr", 64, "-x", f"{folder}/x.safetensors"), hf_loss(model, "fr", 64))
+    Neutral(model, x)
+    say(f"extension {' '.join(words)}: loss", nr_loss(ours, "fr", 64, "-x", x),
+        hf_loss(model, "fr", 64))
+
+# Two extensions, the second upon the first; without the first it is refused, in one line.
+nr("extend", "-i", ours, "-x", x, "--data", "data/toy", "--new", "plays", "--steps", "20", "-o", y)
+Neutral(model, y)
+say("two extensions: loss", nr_loss(ours, "fr", 64, "-x", x, "-x", y), hf_loss(model, "fr", 64))
+try:
+    Neutral(GPT2LMHeadModel.from_pretrained(ours), y)
+    said = "nothing"
+except SystemExit as refusal:
+    said = str(refusal)
+refused = "trained upon a model with hash" in said and "\n" not in said
+failed += not refused
+print(f"{'ok  ' if refused else 'FAIL'} the second without the first is refused: {said}")
 
 # The shapes of distilgpt2, GPT-2 and GPT-2 medium, with random weights and GPT-2's vocabulary.
 for name, layers, channels, heads in (("distilgpt2", 6, 768, 12), ("gpt2", 12, 768, 12), ("gpt2-medium", 24, 1024, 16)):

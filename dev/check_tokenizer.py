@@ -28,6 +28,7 @@ PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 
 # Static functions cannot be called from outside, so these are compiled around them.
 WRAPPER = """#define TOKENIZER_LIBRARY
+typedef float real;
 #include "tokenizer.c"
 Tokenizer *load(const char *folder) { return tokenizer_load(folder); }
 int *encode(const Tokenizer *t, const char *s, size_t n, size_t *count) { return tokenizer_encode(t, s, n, count); }

@@ -48,7 +48,7 @@ one_line() { [ "$(said | wc -l)" -eq 1 ] && said | grep -q '^\(nr\|tokenizer\): 
 refused() { # WORDS COMMAND...: it must end with status 1 and one line that has the words
     words=$1
     shift
-    "$@" >out 2>err </dev/null
+    timeout 100 "$@" >out 2>err </dev/null
     status=$?
     facts=$((facts + 1))
     { [ $status = 1 ] && one_line && grep -qF -- "$words" err; } || wrong "$*: status $status, expected a line with \"$words\""
@@ -130,15 +130,18 @@ fi
 chmod -R a+rX "$work"
 seq 40 | sed 's/.*/the dog sees & cats ./' >one.txt
 seq 40 | sed 's/.*/le chien voit & chats ./' >two.txt
+seq 40 | sed 's/.*/& CATS! THE DOG: see/' >three.txt
 ./tokenizer train -v 257 --lines -o data one.txt
-for l in en:one fr:two; do
+for l in en:one fr:two plays:three; do
     ./tokenizer encode -m data --lines -o "data/${l%:*}_train.bin" "${l#*:}.txt"
     head -n 4 "${l#*:}.txt" | ./tokenizer encode -m data --lines -o "data/${l%:*}_val.bin" -
 done
 sizes='--layers 1 --heads 1 --channels 4 --context 8'
-pretrain="./nr pretrain --data data $sizes --steps 3 --batch 1 --seed 1"
+pretrain="./nr pretrain --data data $sizes --pretrain-steps 3 --batch 1 --seed 1"
 extend='./nr extend -i base --data data --steps 3 --batch 1 --seed 1'
 run="./nr run --data data $sizes --pretrain-steps 3 --steps 3 --batch 1 --seed 1 -o target"
+run="$run --methods naive,finetune,lora,adapter,neutral"
+chain="${run% --methods*} --methods lora,neutral --known en --new fr,plays"
 if ! { $pretrain -o base && $extend -o x; } >out 2>&1; then cat out; exit 1; fi
 
 # ----------------------------------------------------------------------------------------------------------------------------------
@@ -148,6 +151,7 @@ allocations() {
     $CC -O1 -std=c11 -shared -fPIC -o faults.so "$source/dev/faults.c" || { echo 'allocations: needs glibc, left out'; return; }
     for c in "./tokenizer train -v 260 --lines -o target/vocabulary two.txt" "./tokenizer encode -m data --lines -o target/ids two.txt" \
         "$pretrain --save-every 1 -o target/model" "$extend --save-every 1 -o target/x" "$extend --method lora -x x -o target/x" \
+        "$extend --method replay --replay 20 -x x -o target/x" \
         "./nr eval -i base -x x --data data --csv target/csv" "./nr sample -i base -x x -p dog -n 20" "$run --save-every 2"; do
         begin "every allocation fails once: ${c%% -*}"
         prepare "$c"
@@ -168,8 +172,9 @@ allocations() {
 
 calls() {
     strace -f -o /dev/null true 2>/dev/null || { echo 'calls: strace is not there, or may not trace: left out'; return; }
-    for c in "$pretrain --save-every 1 -o target/model" "$extend --save-every 1 -o target/x" "$run --methods naive,neutral --save-every 2" \
-        "./nr eval -i base -x x --data data --csv target/csv" "./tokenizer train -v 260 --lines -o target/vocabulary two.txt" \
+    for c in "$pretrain --save-every 1 -o target/model" "$extend --save-every 1 -o target/x" \
+        "$chain --save-every 2" "./nr eval -i base -x x --data data --csv target/csv" \
+        "./tokenizer train -v 260 --lines -o target/vocabulary two.txt" \
         "./tokenizer encode -m data --lines -o target/ids two.txt"; do
         c=$(echo "$c" | sed 's/^[^ ]*/&_static/')
         for before in 'an empty folder' 'older files'; do
@@ -217,7 +222,7 @@ roomy() {
 
 disk() {
     for c in "$pretrain --save-every 1 -o target/model" "$extend --method finetune --save-every 1 -o target/model" \
-        "$run --methods lora,neutral --save-every 1" "./tokenizer encode -m data --lines -o target/ids two.txt"; do
+        "$chain --save-every 1" "./tokenizer encode -m data --lines -o target/ids two.txt"; do
         begin "no file may grow beyond N blocks: ${c%% -*}"
         prepare "$c"
         n=0 status=1
@@ -228,7 +233,7 @@ disk() {
     done
     mount -t tmpfs -o size=64m tmpfs target 2>/dev/null || { echo 'disk: file systems may not be mounted here: left out'; return; }
     for c in "$pretrain --save-every 1 -o target/model" "$extend --method finetune --save-every 1 -o target/model" \
-        "$run --methods lora,neutral --save-every 1"; do
+        "$chain --save-every 1"; do
         begin "the file system is full: ${c%% -*}"
         prepare "$c"
         n=$(du -s -B 4096 target | cut -f 1) status=1
@@ -261,11 +266,13 @@ places() {
             refused 'locked: cannot be written: Permission denied' $as ./nr eval -i base --data data --csv locked/csv
             refused 'locked/t: cannot be created: Permission denied' $as ./tokenizer train -v 257 -o locked/t one.txt
             refused 'locked/ids: cannot be written: Permission denied' $as ./tokenizer encode -m data -o locked/ids one.txt
-            refused 'locked/data/fr_train.bin: Permission denied' $as $extend --data locked/data -o target/x
+            refused 'locked/data/fr_train.bin: Permission denied' \
+                $as ./nr extend -i base --data locked/data -o target/x
         }
     else
         note='run as root without setpriv: permissions left out'
     fi
+    mkfifo pipe
     # shellcheck disable=SC2086
     {
         refused 'x: is a file, not a folder' $extend -o x/y
@@ -273,7 +280,7 @@ places() {
         refused 'x: is a file, not a folder' ${run% -o *} -o x/y/z
         refused '/proc/nr: cannot be created' $pretrain -o /proc/nr
         refused 'base: is not a plain file' $extend -o base
-        refused '/dev/full: is not a plain file' $extend -o /dev/full
+        refused 'pipe: is not a plain file' $extend -o pipe
         refused 'base: is not a plain file' ./nr eval -i base --data data --csv base
         refused 'x: is a file, not a folder' ./tokenizer train -v 257 -o x one.txt
         refused 'base: is not a plain file' ./tokenizer encode -m data -o base one.txt
@@ -287,7 +294,8 @@ places() {
     # shellcheck disable=SC2086
     refused 'target/x: cannot be written: Is a directory' $command
     rmdir target/x.tmp
-    { $again >out 2>&1 && grep -q 'goes on from step 3' out && cmp -s target/x new/x; } || wrong "$again: does not go on"
+    { $again >out 2>&1 && grep -q 'goes on from step 2' out && cmp -s target/x new/x; } ||
+        wrong "$again: does not go on"
     rm -rf locked
 }
 
@@ -317,7 +325,7 @@ data() {
     cp -r base data x target
     # shellcheck disable=SC2086
     {
-        cut_file target/data/en_train.bin ./nr pretrain --data target/data $sizes --steps 1 -o target/new
+        cut_file target/data/en_train.bin ./nr pretrain --data target/data $sizes -o target/new
         cut_file target/data/fr_val.bin ./nr eval -i base --data target/data
         cut_file target/base/model.safetensors ./nr sample -i target/base
         cut_file target/base/config.json ./nr sample -i target/base
@@ -330,25 +338,24 @@ data() {
     for n in 0 1 2 6 7; do # and <|endoftext|>; the last is the first that can train
         printf '%.*s' $n 'the dog' | ./tokenizer encode -m data -o target/data/en_train.bin -
         # shellcheck disable=SC2086
-        refused 'tokens, expected more than the context of 8' ./nr pretrain --data target/data $sizes --steps 1 -o target/new
+        refused 'tokens, expected at least 9' ./nr pretrain --data target/data $sizes -o target/new
     done
     printf 'the dogs' | ./tokenizer encode -m data -o target/data/en_train.bin -
     # shellcheck disable=SC2086
-    ./nr pretrain --data target/data $sizes --steps 1 -o target/new >out 2>err || wrong 'nine tokens do not train'
+    ./nr pretrain --data target/data $sizes --pretrain-steps 1 -o target/new >out 2>err ||
+        wrong 'nine tokens do not train'
 
     begin 'the text is emptied while a program trains on it'
     rm -rf old && mkdir old && reset
     cp -r data copy
-    c="./nr run --data copy $sizes --pretrain-steps 60 --steps 60 --batch 1 --methods naive,neutral --save-every 1"
-    $c -o target >/dev/null 2>&1 || wrong 'the run fails as it is'
-    without_seconds
+    c="./nr pretrain --data copy $sizes --pretrain-steps 3000 --batch 1 --save-every 1 -o target/m"
+    $c >/dev/null 2>&1 || wrong 'it fails as it is'
     rm -rf new && cp -r target new && reset
-    $c -o target >out 2>err &
+    $c >out 2>err &
     child=$!
-    until [ -e target/backbone.state ]; do sleep 0.01; done
+    until [ -e target/m.state ] || ! kill -0 $child; do sleep 0.01; done
     for f in copy/*; do : >"$f"; done
-    { kill -0 $child && wait $child; } || wrong "the run was too short, or failed"
-    without_seconds
+    { kill -0 $child && wait $child; } || wrong "it was too short, or failed"
     facts=1
     diff -r new target >out || wrong "it makes other files: $(cat out)"
     rm -rf copy
@@ -375,15 +382,16 @@ blown() {
 
 numbers() {
     begin 'a loss or a gradient that overflows: training stops, its last state is kept and goes on'
-    while read -r tensor byte words; do
+    while read -r tensor byte numbers; do
         blown "$tensor" "$byte"
         for every in 1 2; do
             rm -rf old && mkdir old && reset
             set -- ./nr extend -i blown --data data --method finetune --lr 10 --steps 19 --batch 1 --save-every $every -o target/x
-            refused "$words" "$@"
+            refused 'a lower --lr may help' "$@"
+            said | grep -q "the loss is $numbers" || wrong "$tensor: expected a loss of $numbers"
             stopped=$(said)
-            step=$(said | sed 's/.* at step \([0-9]*\);.*/\1/')
-            if [ "$step" -gt $every ]; then
+            step=$(said | sed -n 's/.* at step \([0-9]*\) .*/\1/p')
+            if [ "${step:-0}" -gt $every ]; then
                 cp target/x.state before
                 refused "$stopped" "$@" --resume
                 grep -q "goes on from step $(((step - 1) / every * every)) " out || wrong "$tensor: does not go on"
@@ -391,14 +399,16 @@ numbers() {
                 header=$(od -An -t u8 -N 8 before | tr -d ' ')
                 ! od -An -v -t f4 -j $((8 + header)) before | grep -q 'nan\|inf' || wrong "$tensor: the state has values that are none"
             fi
-            [ "$(find target -type f)" = "$([ "$step" -le $every ] || echo target/x.state)" ] || wrong "$tensor: leaves $(ls target)"
+            left=$([ "${step:-0}" -le $every ] || echo target/x.state)
+            [ "$(find target -type f)" = "$left" ] ||
+                wrong "$tensor: leaves $(ls target)"
             note="$note${note:+, }step $step of 19"
         done
     done <<'END'
-h.0.attn.c_attn.weight ^ finetune: the loss is
-h.0.mlp.c_fc.weight ^ finetune: the gradient's norm is
-h.0.mlp.c_proj.weight b finetune: the gradient's norm is
-ln_f.weight b finetune: the gradient's norm is
+h.0.attn.c_attn.weight ^ -*nan, the gradient's norm -*nan
+h.0.mlp.c_fc.weight h [0-9.e+]*, the gradient's norm -*nan
+h.0.mlp.c_proj.weight b [0-9.e+]*, the gradient's norm inf
+ln_f.weight b [0-9.e+]*, the gradient's norm inf
 END
 }
 
@@ -456,7 +466,8 @@ streams() {
 
 kills() {
     begin "$kills times SIGKILL at a random moment, resumed each time"
-    c="./nr run --data data $sizes --pretrain-steps 500 --steps 300 --batch 1 --seed 1 --methods finetune,lora,neutral -o target"
+    c="./nr run --data data $sizes --pretrain-steps 500 --steps 200 --batch 1 -o target"
+    c="$c --known en --new fr,plays --methods finetune,lora,neutral"
     rm -rf old new && mkdir old && reset
     $c >printed 2>/dev/null
     without_seconds
@@ -494,12 +505,12 @@ frozen() {
     rm -rf old && mkdir old && reset
     cp -r base before
     cp x extension
-    for method in neutral adapter lora finetune naive; do
+    for method in replay neutral adapter lora finetune naive; do
         # shellcheck disable=SC2086
         { $extend --method $method -o target/$method >out 2>err && diff -r before base; } || wrong "$method"
         facts=$((facts + 1))
     done
-    for method in neutral adapter lora; do
+    for method in replay neutral adapter lora; do
         # shellcheck disable=SC2086
         { $extend -x x --method $method -o target/upon_$method >out 2>err && diff -r before base && cmp extension x; } ||
             wrong "$method upon another"
@@ -517,66 +528,81 @@ settings() {
     cp -r data other_data
     sed 's/cats/dogs/' one.txt | ./tokenizer encode -m data --lines -o other_data/en_train.bin -
     sed 's/chats/chars/' two.txt | ./tokenizer encode -m data --lines -o other_data/fr_train.bin -
-    # shellcheck disable=SC2086
-    $pretrain --seed 2 -o other >/dev/null 2>&1 && $extend --seed 2 -o other_x >/dev/null 2>&1
+    for c in "$pretrain -o other" "$extend -o other_x"; do
+        eval "$(echo "$c" | sed 's/--seed 1/--seed 2/')" >out 2>&1 || { cat out; exit 1; }
+    done
     for method in pretrain neutral lora finetune; do
         begin "a state is refused under other settings: $method"
         case $method in
-        pretrain) c="./nr pretrain --data data $sizes --steps 1000000 --batch 1 -o target/x" ;;
-        *) c="./nr extend -i base --data data --steps 1000000 --batch 1 --method $method -o target/x" ;;
+        pretrain) c="./nr pretrain --data data $sizes --pretrain-steps 1000000" ;;
+        *) c="./nr extend -i base --data data --steps 1000000 --method $method" ;;
         esac
+        c="$c --batch 1 -o target/x"
         reset
         # shellcheck disable=SC2086
-        timeout -s INT 1 $c --save-every 1 >out 2>err
+        timeout --foreground 1 $c --save-every 1 >out 2>err
         cp target/x.state before || wrong "$c: leaves no state"
         while read -r which others; do
-            case $which in all) ;; extend) [ $method != pretrain ] || continue ;; *) [ $method = "$which" ] || continue ;; esac
-            # shellcheck disable=SC2086
-            refused 'target/x.state: saved under other settings: ' $c --resume $others
+            case $which in
+            all) ;;
+            extend) [ $method != pretrain ] || continue ;;
+            *) [ $method = "$which" ] || continue ;;
+            esac
+            # shellcheck disable=SC2046,SC2086  # in place of the option that is there
+            set -- $(echo "$c" | sed "s/ ${others%% *} [^ ]*//") --resume $others
+            refused 'target/x.state: ' "$@"
+            said | grep -q 'under other settings: \|began with another model' || wrong "$others"
             cmp -s before target/x.state || wrong "$others: the state has changed"
         done <<'END'
-all --steps 999999
-all --batch 2
-all --lr 0.003
-all --lr 0.00100000000001
 all --seed 7
+all --batch 2
 all --context 4
 all --data other_data
+pretrain --pretrain-steps 999999
+pretrain --pretrain-lr 0.00200000000001
 pretrain --layers 2
 pretrain --heads 2
 pretrain --channels 8
-pretrain --domain fr
+pretrain --known plays,en
 extend -i other
-extend --old fr
-extend --old en,en
-extend --new en
-neutral --new-rows 0
-lora --new-rows 0
+extend --steps 999999
+extend --lr 0.003
+extend --old plays
+extend --old en,plays
+extend --new plays
+extend --new fr,plays
 extend --p 0.2
+extend --replay 9 --replay-as text
+neutral --new-rows 0
 neutral --method adapter
-lora --method neutral
-finetune --method naive
 neutral --alpha 2
+neutral --q 0.2
 neutral --gate sigmoid
 neutral --gate none
-neutral --gate-from first
+neutral --gate-input prefix
+neutral --gate-init random
 neutral --negatives en
+neutral --replay 9
+neutral --replay 9 --temperature 2
 neutral --local none
 neutral --init he
 neutral --hidden 15
 neutral -x x
-neutral -x x --new-rows 0
+lora --new-rows 0
+lora --method neutral
 lora --rank 2
 lora -x x
+finetune --method naive
 END
         # shellcheck disable=SC2086  # what decides nothing may differ
-        timeout -s INT 0.3 $c --resume --threads 1 --save-every 7 >out 2>err
+        timeout --foreground 1 $c --resume --threads 1 --save-every 7 >out 2>err
         grep -q 'goes on from step' out || wrong "$c: does not go on under the same settings"
         # shellcheck disable=SC2086
         [ $method != neutral ] || {
             reset
-            timeout -s INT 1 $c -x x --save-every 1 >out 2>err
-            refused 'target/x.state: saved under other settings: extensions' $c -x other_x --resume
+            timeout --foreground 1 $c -x x --save-every 1 >out 2>err
+            refused 'target/x.state: is of a training that began with another model' \
+                $c -x other_x --resume
         }
     done
 }

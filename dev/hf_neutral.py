@@ -21,7 +21,20 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from transformers import GPT2LMHeadModel
-from reference import adamw, fingerprint, read_safetensors, write_safetensors
+from reference import adamw, backbone_shapes, read_safetensors, write_safetensors
+
+
+def values_hash(h, tensors):
+    """The hash by which nr knows values, continued from h: h <- h K + w + 1 mod 2^64 over the 32
+    bits w of each. Taken a chunk at a time: h K^n + the sum of (w[i] + 1) K^(n-1-i)."""
+    K, chunk = 0x9E3779B97F4A7C15, 1 << 16
+    powers = np.multiply.accumulate(np.array([1] + [K] * (chunk - 1), np.uint64))[::-1]
+    for t in tensors:
+        w = np.ascontiguousarray(t).reshape(-1).view(np.uint32)
+        for i in range(0, len(w), chunk):
+            c = w[i:i+chunk].astype(np.uint64) + np.uint64(1)
+            h = (h * pow(K, len(c), 1 << 64) + int((c * powers[chunk-len(c):]).sum())) % (1 << 64)
+    return h
 
 
 class Neutral(torch.nn.Module):
@@ -29,11 +42,19 @@ class Neutral(torch.nn.Module):
     def __init__(self, model, file):
         super().__init__()
         tensors, self.about = read_safetensors(file)
-        backbone = {name.replace("transformer.", ""): t.cpu() for name, t in model.state_dict().items()}
-        if self.about["backbone"] != fingerprint(backbone, model.config.to_dict()):
-            sys.exit(f"{file} belongs to another backbone, {self.about['backbone']}")
-        if self.about["method"] == "lora" or self.about["gate_from"] == "first":
-            sys.exit(f"{file} is a LoRA, or its gate reads a context: only adapters with the paper's gate are read here")
+        weights = {name.replace("transformer.", ""): t for name, t in model.state_dict().items()}
+        before = [m for m in model.children() if isinstance(m, Neutral)]
+        hashes = [values_hash(0, (weights[name].float().cpu().numpy()
+                                  for name in backbone_shapes(model.config.to_dict())))]
+        hashes += [m.hash for m in before]                                 # each continues the last
+        if self.about.get("upon") not in [f"{h:016x}" for h in hashes]:
+            sys.exit(f"{file}: trained upon a model with hash {self.about.get('upon')}, "
+                     f"this one has {hashes[-1]:016x}")
+        if self.about["rank"] != "0" or self.about["gate-input"] == "prefix":
+            sys.exit(f"{file}: a LoRA, or its gate reads the prefix: "
+                     "only adapters with the paper's gate are read here")
+        self.hash = values_hash(hashes[-1], tensors.values())
+        self.names = list(tensors)                                         # nr's order
         slot = torch.full((model.config.vocab_size,), -1)                  # token -> its new row, or -1
         ids = torch.tensor(tensors.pop("wte.ids", np.empty(0)).astype(np.int64))
         slot[ids] = torch.arange(len(ids))
@@ -43,7 +64,7 @@ class Neutral(torch.nn.Module):
                                                for name, t in tensors.items()})
         self.residues, self.z = {}, {}                                     # of the last forward pass, by layer
         model.requires_grad_(False)
-        model.add_module(f"extension{sum(isinstance(m, Neutral) for m in model.children())}", self)
+        model.add_module(f"extension{len(before)}", self)
         for l, block in enumerate(model.transformer.h):
             block.mlp.register_forward_hook(partial(self.add_residue, l))
         if len(ids):
@@ -68,7 +89,8 @@ class Neutral(torch.nn.Module):
 
     def save(self, file):
         tensors = {name.replace("/", "."): w.detach().float().cpu() for name, w in self.weights.items()}
-        write_safetensors(file, {**tensors, "wte.ids": self.ids.cpu()} if len(self.ids) else tensors, self.about)
+        tensors["wte.ids"] = self.ids.cpu()
+        write_safetensors(file, {name: tensors[name] for name in self.names}, self.about)
 
 
 def read_tokens(file):
@@ -117,7 +139,7 @@ def train(args):
         if rank == 0:
             print(f"step {step} loss {parts[-2].item():.6f} local {parts[-1].item():.6f}", flush=True)
     if rank == 0:
-        neutral.about["step"] = str(int(neutral.about["step"]) + args.steps)
+        neutral.about["steps"] = str(int(neutral.about["steps"]) + args.steps)
         neutral.save(args.o)
     if dist.is_initialized():
         dist.destroy_process_group()

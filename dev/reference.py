@@ -68,7 +68,7 @@ def backbone_shapes(config):
             **{f"h.{l}.{kind}": shape for kind, shape in block.items() for l in range(L)},
             "ln_f.weight": (C,), "ln_f.bias": (C,)}
 
-def extension_shapes(config, method, gate, gate_from, H, r, n):
+def extension_shapes(config, method, gate, gate_input, H, r, n):
     L, C = config["n_layer"], config["n_embd"]
     block = {}
     if method == "lora":
@@ -77,7 +77,7 @@ def extension_shapes(config, method, gate, gate_from, H, r, n):
     else:
         block = {"adapter.wi": (C, H), "adapter.wg": (C, H), "adapter.wo": (H, C)}
         if gate != "none":
-            block.update({"gate.w": (2*C if gate_from == "first" else C,), "gate.b": (1,)})
+            block.update({"gate.w": (2*C if gate_input == "prefix" else C,), "gate.b": (1,)})
     shapes = {f"h.{l}.{kind}": shape for kind, shape in block.items() for l in range(L)}
     return {**shapes, "wte.rows": (n, C)} if n else shapes
 
@@ -97,7 +97,7 @@ def fingerprint(weights, config):
 # ---- an extension: what is added to a backbone, and trained in its place ---------------
 
 class Extension:
-    """tensors: name -> tensor, those of extension_shapes and wte.ids. about: method, gate, gate_from, local,
+    """tensors: name -> tensor, those of extension_shapes and wte.ids. about: method, gate, gate_input, local,
     init, alpha, p, hidden, rank, step, and the fingerprint of its backbone, all strings."""
     def __init__(self, tensors, about):
         self.tensors, self.about = tensors, about
@@ -105,22 +105,22 @@ class Extension:
     def trained(self):
         return {name: t for name, t in self.tensors.items() if name != "wte.ids"}
 
-    def residue(self, l, u, context):
+    def residue(self, l, u, prefix):
         """r(u) = g(u) A(u), with A(u) = Wo (SiLU(Wg u) * (Wi u)) -> r (B,T,C), z (B,T), g (B,T),
-        where z = w . u + b is what the gate sees, or w . context + b. LoRA has no residue, a bare adapter no gate."""
+        where z = w . u + b is what the gate sees, or w . prefix + b. LoRA has no residue, a bare adapter no gate."""
         if self.about["method"] == "lora":
             return None, None, None
         wi, wg, wo = (self.tensors[f"h.{l}.adapter.{w}"] for w in ("wi", "wg", "wo"))
         a = (F.silu(u @ wg) * (u @ wi)) @ wo
         if self.about["gate"] == "none":
             return a, None, None
-        seen = context if self.about["gate_from"] == "first" else u
+        seen = prefix if self.about["gate_input"] == "prefix" else u
         z = seen @ self.tensors[f"h.{l}.gate.w"] + self.tensors[f"h.{l}.gate.b"]
         g = {"relu": torch.relu, "sigmoid": torch.sigmoid}[self.about["gate"]](z)
         return g[..., None] * a, z, g
 
 def new_extension(model, method="neutral", gate=None, local=None, init=None, alpha=1.0, p=0.1,
-                  hidden=None, rank=None, new_ids=(), generator=None, gate_from="layer"):
+                  hidden=None, rank=None, new_ids=(), generator=None, gate_input="layer"):
     """An extension as training starts it: the extended model computes what the backbone does."""
     L, C = model.config["n_layer"], model.config["n_embd"]
     default = {"neutral": ("relu", "l1", "low"), "adapter": ("none", "none", "he"), "lora": ("none",) * 3}[method]
@@ -129,7 +129,7 @@ def new_extension(model, method="neutral", gate=None, local=None, init=None, alp
     hidden = hidden or max(16, round(0.2 * size / (3 * C * L) / 16) * 16)      # 20% of the backbone
     rank = rank or 3 * hidden // 16                                            # and as much for LoRA
     tensors = {}
-    for name, shape in extension_shapes(model.config, method, gate, gate_from, hidden, rank, len(new_ids)).items():
+    for name, shape in extension_shapes(model.config, method, gate, gate_input, hidden, rank, len(new_ids)).items():
         variance = 0.0                                                         # wo, lora_b, gate.w
         if name.endswith((".wi", ".wg")): variance = 2 / C if init == "he" else 1 / (C * L)
         if name.endswith(".lora_a"):      variance = 1 / shape[0]
@@ -140,7 +140,7 @@ def new_extension(model, method="neutral", gate=None, local=None, init=None, alp
         tensors["wte.ids"] = torch.tensor(new_ids)
         tensors["wte.rows"] = model.weights["wte.weight"].detach()[tensors["wte.ids"]].clone()
     lora = method == "lora"
-    about = dict(method=method, gate=gate, gate_from=gate_from, local=local, init=init, alpha=alpha, p=p, hidden=0 if lora else hidden,
+    about = dict(method=method, gate=gate, gate_input=gate_input, local=local, init=init, alpha=alpha, p=p, hidden=0 if lora else hidden,
                  rank=rank if lora else 0, step=0, backbone=fingerprint(model.weights, model.config), extensions="")
     return Extension(tensors, {key: str(value) for key, value in about.items()})
 
@@ -215,11 +215,11 @@ class Model:
             u = self.norm(x, f"h.{l}.ln_2")
             if l == 0:                                                         # beside its mean over the positions so far
                 positions = torch.arange(1, u.shape[1] + 1, dtype=u.dtype)[:, None]
-                context = torch.cat([u, u.cumsum(1) / positions], -1)          # (B, T, 2C)
+                prefix = torch.cat([u, u.cumsum(1) / positions], -1)           # (B, T, 2C)
             x = x + self.ffn(u, f"h.{l}.mlp")
             r = z = g = None
             for e in self.extensions:
-                r, z, g = e.residue(l, u, context)
+                r, z, g = e.residue(l, u, prefix)
                 if r is not None:
                     x = x + r
             for key, value in zip(trace, (x, r, z, g)):
@@ -283,7 +283,7 @@ def adamw(params, grads, moments, step, lr, weight_decay, beta1=0.9, beta2=0.95,
 
 SEED, BATCH, TIME, HIDDEN, RANK, STEPS, NEW_IDS = 1337, 3, 9, 16, 4, 10, [7, 29, 40]
 CONFIG = dict(n_layer=2, n_head=3, n_embd=24, n_positions=12, vocab_size=53)
-CASES = {  # method, gate, gate_from, local, alpha, new rows
+CASES = {  # method, gate, gate_input, local, alpha, new rows
     "finetune":       ("finetune", "none", "layer", "none", 0, False),
     "lora":           ("lora", "none", "layer", "none", 0, True),
     "adapter":        ("adapter", "none", "layer", "none", 0, False),
@@ -293,8 +293,8 @@ CASES = {  # method, gate, gate_from, local, alpha, new rows
     "relu_none":      ("neutral", "relu", "layer", "none", 0, True),
     "sigmoid_ce":     ("neutral", "sigmoid", "layer", "ce", 1, True),
     "sigmoid_l1":     ("neutral", "sigmoid", "layer", "l1", 3, True),
-    "context":        ("neutral", "relu", "first", "l1", 1, True),
-    "context_ce":     ("neutral", "sigmoid", "first", "ce", 1, False),
+    "prefix":         ("neutral", "relu", "prefix", "l1", 1, True),
+    "prefix_ce":      ("neutral", "sigmoid", "prefix", "ce", 1, False),
 }
 ABOUT = {
     "about":
@@ -302,7 +302,7 @@ ABOUT = {
         "training it) forward activations, losses, gradients and ten AdamW steps, computed in double, stored as F32. "
         "Tokens are rows: a linear layer is x W + b, W stored (in, out). Block: x += attention(LN1(x)); u = LN2(x); "
         "x += FFN(u) + r(u), where r(u) = g(u) ((SiLU(u wg) * (u wi)) wo) and g(u) = gate(u . w + b), or 1 if the gate "
-        "is none; where CASE.gate_from is first, w reads [v; mean of v over the positions so far], v being the first block's u, "
+        "is none; where CASE.gate_input is prefix, w reads [v; mean of v over the positions so far], v being the first block's u, "
         "in every layer. LayerNorm eps 1e-5, GELU in its tanh form, causal attention scaled by 1/sqrt(head size), head tied "
         "to wte, no dropout.",
     "about.model":
@@ -400,17 +400,17 @@ def reference_state():
     about = dict(ABOUT, cases=" ".join(CASES), seed=SEED, backbone=fingerprint(weights, CONFIG),
                  layers=CONFIG["n_layer"], heads=CONFIG["n_head"], channels=CONFIG["n_embd"], vocab=CONFIG["vocab_size"],
                  positions=CONFIG["n_positions"], batch=BATCH, time=TIME, hidden=HIDDEN, rank=RANK, steps=STEPS, **ADAMW)
-    for case, (method, gate, gate_from, local, alpha, rows) in CASES.items():
+    for case, (method, gate, gate_input, local, alpha, rows) in CASES.items():
         tensors, extension = None, None
         while tensors is None:
             if method != "finetune":
                 extension = new_extension(Model(CONFIG, weights), method, gate, local, hidden=HIDDEN, rank=RANK,
-                                          new_ids=NEW_IDS if rows else (), gate_from=gate_from)
+                                          new_ids=NEW_IDS if rows else (), gate_input=gate_input)
                 for name, t in extension.trained().items():
                     extension.tensors[name] = draw(random, name, t.shape)
             tensors = run_case(CONFIG, weights, extension, alpha, (tokens, targets, domains))
         state.update({f"{case}/{name}": t for name, t in tensors.items()})
-        about.update({f"{case}.method": method, f"{case}.gate": gate, f"{case}.gate_from": gate_from,
+        about.update({f"{case}.method": method, f"{case}.gate": gate, f"{case}.gate_input": gate_input,
                       f"{case}.local": local, f"{case}.alpha": alpha})
     return ({name: t.detach().numpy() for name, t in state.items()},
             {key: str(value) for key, value in about.items()})

@@ -46,13 +46,13 @@ def table(name, category):
     lines, line = [], ""
     for skip, length in pairs:
         item = f"{skip},{length} "
-        if len(line) + len(item) > 109:
+        if len(line) + len(item) > 92:
             lines.append(line)
             line = ""
         line += item
     lines.append(line)
-    body = ",\n".join(f'    "{line}"' for line in lines)
-    return f"static const char *const {name}[] = {{\n{body}, NULL\n}};\n", end
+    body = "\n".join(f'    "{line}"' for line in lines)
+    return f"static const char {name}[] =\n{body};\n", end
 
 
 letters, letters_end = table("unicode_letters", "L")

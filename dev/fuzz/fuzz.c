@@ -138,7 +138,7 @@ UNSEEN static void free_one(void *block)
 #define exit(status) refuse(status)
 #define fopen(path, mode) open_one(path, mode)
 #define fclose(file) close_one(file)
-#define sigaction(signal, action, old) ((void)(action))  // libFuzzer has its own
+#define sigaction(signal, action, old) ((void)(signal), (void)(action))  // libFuzzer has its own
 #define main nr_main
 #include "../../nr.c"
 
@@ -147,8 +147,8 @@ UNSEEN static void free_one(void *block)
 
 static char folder[128];
 static Model *model;
-static StoredList training;  // what the state is read into
-static const char description_of_state[] = PAIR("method", "sound") PAIR("lr", "1");
+static Training training;    // whose state is read
+static const char settings_of_state[] = ",\"method\":\"sound\",\"lr\":\"1\"";
 
 // The path of a file in the folder, until the next call.
 static const char *path_of(const char *name)
@@ -165,41 +165,44 @@ static void write_file(const char *name, const void *bytes, size_t size)
     if (!file || fwrite(bytes, 1, size, file) != size || fclose(file)) broken("the input cannot be written");
 }
 
-// Makes them. Their values are not random: the model's fingerprint, which the extension names, is the same everywhere.
+// Makes them. Their values are not random: the model's hash, upon which the others are, is the same
+// everywhere.
 static void make_files(void)
 {
     static const int merges[][2] = {{'a', 'b'}, {256, 'c'}, {'t', 'h'}, {' ', 258}, {259, 'e'}};
-    static real values[8];
+    static real values[3][2];
+    static Tensors trained = {.memory = values[0], .size = 2};
+    char metadata[1024];
     make_folders(folder, true);
-    Model *m = model = allocate(1, sizeof *m);
-    m->tokenizer = tokenizer_new();
+    Tokenizer *t = tokenizer_new();
     for (size_t i = 0; i < sizeof merges / sizeof *merges; i++) {
-        const int *pair = merges[i];
-        tokenizer_add(m->tokenizer, pair[0] < 256 ? byte_id[pair[0]] : pair[0], pair[1] < 256 ? byte_id[pair[1]] : pair[1]);
+        const int a = merges[i][0], b = merges[i][1];
+        tokenizer_add(t, a < 256 ? byte_id[a] : a, b < 256 ? byte_id[b] : b);
     }
-    m->dims = (Dims){.layers = 1, .heads = 1, .channels = 2, .context = 2, .vocab = (size_t)m->tokenizer->size};
-    m->w = tensors_allocate(SET_BACKBONE, &m->dims);
+    const size_t V = (size_t)t->size;
+    const Dims d = {.layers = 1, .heads = 1, .channels = 2, .positions = 2, .vocab = V};
+    Model *m = model = model_new(&d, &initial.train, t);
     for (size_t i = 0; i < m->w.size; i++) m->w.memory[i] = (real)(i % 7) / 8;
-    m->wte = m->w.at[WTE];
-    m->fingerprint = fingerprint(&m->w);
-    m->unseen = allocate(m->dims.vocab, sizeof *m->unseen);
-    m->unseen[3] = m->unseen[7] = true;
-    model_save(m, folder);
+    m->hash[0] = model_hash(m, 0);
+    for (size_t v = 0; v < V; v++) m->unseen[v] = v == 3 || v == 7;
+    model_save(m, folder, "");
 
-    Extension x = {.dims = m->dims, .ids = (int[]){3, 7}};
-    x.sets = SET_ADAPTER | SET_GATE | SET_LORA | SET_ROWS;
-    x.dims.hidden = x.dims.rank = 1, x.dims.rows = 2, x.dims.gate = m->dims.channels;
-    x.w = tensors_allocate(x.sets, &x.dims);
-    m->extension[m->n_extensions++] = &x;
-    describe(x.metadata, "neutral", m, &x, &(Recipe){.steps = 1}, &(Loader){.p = 0});
-    extension_save(m, path_of("extension.safetensors"));
-    m->n_extensions = 0;
+    Extension *x = allocate(1, sizeof *x);
+    *x = (Extension){.config = train_config(&initial, NEUTRAL), .dims = d};
+    x->config.hidden = x->config.rank = 1, x->config.new_rows = 2;
+    x->dims.hidden = x->dims.rank = 1, x->dims.new_rows = 2;
+    x->ids = allocate(2, sizeof(int)), x->ids[0] = 3, x->ids[1] = 7;
+    extension_complete(x);
+    x->w = tensors_allocate(x->sets, &x->dims);
+    extension_attach(m, x);
+    config_describe(metadata, &x->config, m, &(Loader){.p = 0});
+    extension_save(m, path_of("extension.safetensors"), metadata);
+    extension_drop(m);
 
-    const Tensors w = {.at = {[LNF_W] = values}, .layer_size = {[LNF_W] = m->dims.channels}};
-    entries_add(&training, "w.", &w, &m->dims);
-    entries_add(&training, "m.", &w, &m->dims);
-    entries_add(&training, "v.", &w, &m->dims);
-    safetensors_write(path_of("state.safetensors"), &training, description_of_state);
+    training = (Training){.m = m, .w = &trained, .step = 1};
+    training.adam_m.memory = values[1], training.adam_v.memory = values[2];
+    const StateFile file = {(char *)path_of("state.safetensors"), settings_of_state, 0, false};
+    state_save(&file, &training, &(Loader){.p = 0}, 0);
 
     const struct { int32_t header[TOKENS_HEADER]; uint16_t ids[4]; } tokens = {
         {TOKENS_MAGIC, TOKENS_VERSION, 4, (int32_t)tokenizer_hash(m->tokenizer)}, {1, 2, 3, 4}};
@@ -215,7 +218,7 @@ static void fuzz_tokens(const char *input, size_t size)
 {
     write_file("fuzz_val.bin", input, size);
     inside = true;
-    free(tokens_load(folder, "fuzz", "val", model->tokenizer, 1).ids);
+    free(tokens_load(path_of("fuzz_val.bin"), model->tokenizer, 1).ids);
 }
 
 // A list of domains, of which "en" is there.
@@ -224,7 +227,7 @@ static void fuzz_domains(const char *input, size_t size)
     Tokens files[MAX_DOMAINS];
     (void)size;
     inside = true;
-    for (size_t n = domains_load(files, folder, input, "val", model->tokenizer, 1); n > 0; n--) free(files[n - 1].ids);
+    tokens_free(files, domains_load(files, folder, input, "val", model->tokenizer, 1));
 }
 
 // A model's config.json.
@@ -268,10 +271,10 @@ static void fuzz_backbone(const char *input, size_t size)
 static void fuzz_extension(const char *input, size_t size)
 {
     write_safetensors("extension.safetensors", input, size);
-    model->n_extensions = 0, model->wte = model->w.at[WTE];
+    model->wte = model->w.at[WTE];
     inside = true;
     extension_load(model, path_of("extension.safetensors"));
-    extension_free(model->extension[0]);
+    extension_drop(model);
     if (model->wte != model->w.at[WTE]) free(model->wte);
 }
 
@@ -280,13 +283,15 @@ static void fuzz_state(const char *input, size_t size)
 {
     write_safetensors("state.safetensors", input, size);
     inside = true;
-    state_load(path_of("state.safetensors"), &training, description_of_state);
+    Loader loader;
+    const StateFile file = {(char *)path_of("state.safetensors"), settings_of_state, 0, true};
+    state_load(&file, &training, &loader);
 }
 
 // vocab.json, and behind a NUL merges.txt: they have to agree.
 static void fuzz_vocab(const char *input, size_t size)
 {
-    const size_t length = strlen(input), next = least(length + 1, size);
+    const size_t length = strlen(input), next = min_size(length + 1, size);
     write_file("vocab.json", input, length);
     write_file("merges.txt", input + next, size - next);
     inside = true;
@@ -320,17 +325,15 @@ static void fuzz_text(const char *input, size_t size)
 // A command line, every word on a line. There are no files, so a command ends at the first that it wants to read.
 static void fuzz_options(const char *input, size_t size)
 {
-    static char defaults[sizeof opt];
-    char *words[64] = {"nr"};
+    char *words[64] = {"nr"}, *given[64];
     int n = 1;
     (void)size;
-    if (!no_files) memcpy(defaults, &opt, sizeof opt);  // the first time
-    memcpy(&opt, defaults, sizeof opt);
     no_files = inside = true;
     for (const char *word = input; word && n < 63; word = strchr(word, '\n') ? strchr(word, '\n') + 1 : NULL)
         words[n++] = strndup(word, strcspn(word, "\n"));
+    memcpy(given, words, sizeof given);  // which nr puts in another order
     nr_main(n, words);
-    while (n > 1) free(words[--n]);
+    while (n > 1) free(given[--n]);
 }
 
 static const struct { const char *name; void (*run)(const char *input, size_t size); } targets[] = {
@@ -371,6 +374,7 @@ UNSEEN int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (accepted) targets[target].run(input, size);
     if (opened) fclose(opened);
     workspace_taken = false;
+    free(inputs), inputs = NULL, input_count = input_capacity = 0;
     inside = false;
     if (blocks_free() && accepted) broken("accepted, and memory is left behind");
     free(input);
