@@ -621,7 +621,7 @@ static const Method methods[METHODS] = {
     {"neutral", SET_ADAPTER | SET_GATE | USES_OLD, "lr=0.005 gate=relu local=l1",
      "gated adapters, to vanish on old text"},
     {"replay", SET_ADAPTER | SET_GATE | USES_OLD,
-     "lr=0.005 gate=relu gate-input=prefix local=l1 alpha=3 p=0 replay=20000",
+     "lr=0.005 gate=relu gate_input=prefix local=l1 alpha=3 p=0 replay=20000",
      "neutral, without old text: see room 8"},
 };
 
@@ -1389,10 +1389,14 @@ static StoredList tensors_list(const Tensors *t, const Dims *d, int *ids) {
     return list;
 }
 
-static uint64_t model_hash(const Model *m, size_t count) {
+// What a file holds of m's backbone (count 0) or of its extension `count`.
+static StoredList model_list(const Model *m, size_t count) {
     const Extension *x = count ? m->extension[count - 1] : NULL;
-    StoredList list = x ? tensors_list(&x->w, &x->dims, x->ids)
-                        : tensors_list(&m->w, &m->dims, NULL);
+    return x ? tensors_list(&x->w, &x->dims, x->ids) : tensors_list(&m->w, &m->dims, NULL);
+}
+
+static uint64_t model_hash(const Model *m, size_t count) {
+    StoredList list = model_list(m, count);
     uint64_t hash = stored_hash(count ? m->hash[count - 1] : 0, &list);
     free(list.at);
     return hash;
@@ -1487,6 +1491,14 @@ static void config_load(Model *m, const char *path) {
     json_free(config);
 }
 
+// Reads a list from an open file, and closes it.
+static void list_load(Safetensors *s, StoredList list) {
+    safetensors_find(s, &list);
+    safetensors_read(s, &list);
+    safetensors_close(s);
+    free(list.at);
+}
+
 // Reads tensors, and the ids of rows. They get memory only once the header, and so the file's size,
 // agrees.
 static Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *ids) {
@@ -1562,7 +1574,8 @@ static void extension_load(Model *m, const char *path) {
     Safetensors s = safetensors_open(path);
     Extension *x = allocate(1, sizeof *x);
     config_read(&x->config, &s);
-    if (methods[x->config.method].uses & SET_BACKBONE) die("%s: is a model, not an extension", path);
+    if (methods[x->config.method].uses & SET_BACKBONE)
+        die("%s: is a model, not an extension", path);
     uint64_t upon = metadata_hash(&s, "upon");
     size_t k = 0;
     for (size_t i = 1; i <= m->n_extensions; i++)
@@ -1585,18 +1598,13 @@ static void extension_load(Model *m, const char *path) {
     extension_attach(m, x);
 }
 
-// Fills what was to be trained, m's last extension or its backbone, from the file of a training that
-// is finished. Returns the seconds it took; dies if it was another.
+// Fills what was to be trained, m's last extension or its backbone, from the file of a finished
+// training. Returns the seconds it took; dies if it was another.
 static double result_load(Model *m, const char *path, const char *metadata) {
-    const Extension *x = last_extension(m);
     Safetensors s = safetensors_open(path);
-    StoredList list = x ? tensors_list(&x->w, &x->dims, x->ids) : tensors_list(&m->w, &m->dims, NULL);
     metadata_compare(&s, metadata);
-    safetensors_find(&s, &list);
-    safetensors_read(&s, &list);
     double seconds = strtod(metadata_text(&s, "seconds"), NULL);
-    safetensors_close(&s);
-    free(list.at);
+    list_load(&s, model_list(m, m->n_extensions));
     m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
     return seconds;
 }
@@ -1638,12 +1646,8 @@ static double state_load(const StateFile *file, Training *t, Loader *loader) {
     if (sscanf(place, format, &t->step, &seconds, &loader->random.state) != 3 || t->step < 1)
         die("%s: metadata \"place\" is %.60s, expected step, seconds, random state", file->path,
             place);
-    StoredList list = state_list(t);
-    safetensors_find(&s, &list);
-    safetensors_read(&s, &list);
-    safetensors_close(&s);
+    list_load(&s, state_list(t));
     input_forget();  // it is written again
-    free(list.at);
     printf("%-9s goes on from step %ld of %s\n", "", t->step, file->path);
     return seconds;
 }
@@ -1940,75 +1944,77 @@ static const Settings initial = {
 };
 
 #define AT(field) offsetof(Settings, field)
-#define S_WHOLE(field, least, most) WHOLE, AT(field), least, most, NULL
-#define S_FRACTION(field, most) FRACTION, AT(field), 0, most, NULL
-#define S_CHOICE(field, choices) CHOICE, AT(field), 0, 0, choices
-#define S_TEXT(field) TEXT, AT(field), 0, 0, NULL
+// A setting has the name of its field, with - for _.
+#define S_TEXT(f) #f, 0, TEXT, AT(f), 0, 0, NULL
+#define S_WHOLE(f, least, most) #f, 0, WHOLE, AT(f), least, most, NULL
+#define S_FRACTION(f, most) #f, 0, FRACTION, AT(f), 0, most, NULL
+#define T_WHOLE(f, least, most) #f, 0, WHOLE, AT(train.f), least, most, NULL
+#define T_FRACTION(f, most) #f, 0, FRACTION, AT(train.f), 0, most, NULL
+#define T_CHOICE(f, choices) #f, 0, CHOICE, AT(train.f), 0, 0, choices
 
-// uses: the methods it is for are those that use one of these sets; 0: all. commands, 0: none, but
-// it is saved with what was trained, as all of TrainConfig is.
+// The commands that take it, and for which methods it is: OF * the sets that they use, 0: for all.
+// What no command takes is only saved with what was trained, as all of TrainConfig is.
+enum { OF = 256, GATED = BOTH + OF * SET_GATE, REHEARSED = BOTH + OF * USES_OLD };
 static const Setting settings[] = {
-    {"data", 0, S_TEXT(data), 0, TRAIN | EVAL, "folder of DOMAIN_{train,val,test}.bin, tokenizer"},
-    {"known", 0, S_TEXT(known), 0, RUN | PRETRAIN, "domains that the backbone learns, together"},
-    {"old", 0, S_TEXT(old), 0, BOTH, "known domains to keep, that are trained on too"},
-    {"new", 0, S_TEXT(new), 0, BOTH, "domain to learn (run: or several, one by one)"},
-    {"negatives", 0, S_TEXT(negatives), SET_GATE, EXTEND, "domains that only the local loss sees"},
-    {"domains", 0, S_TEXT(domains), 0, EVAL, "domains to evaluate on"},
-    {"split", 0, S_TEXT(split), 0, RUN | EVAL, "the files to evaluate on, val or test"},
-    {"in", 'i', S_TEXT(in), 0, LOAD, "the model, a folder as on the Hugging Face hub"},
-    {"extension", 'x', TEXTS, AT(extensions), 0, MAX_EXTENSIONS, NULL, 0, LOAD,
+    {S_TEXT(data), TRAIN | EVAL, "folder of DOMAIN_{train,val,test}.bin, tokenizer"},
+    {S_TEXT(known), RUN | PRETRAIN, "domains that the backbone learns, together"},
+    {S_TEXT(old), BOTH, "known domains to keep, that are trained on too"},
+    {S_TEXT(new), BOTH, "domain to learn (run: or several, one by one)"},
+    {S_TEXT(negatives), EXTEND + OF * SET_GATE, "domains only the local loss sees"},
+    {S_TEXT(domains), EVAL, "domains to evaluate on"},
+    {S_TEXT(split), RUN | EVAL, "the files to evaluate on, val or test"},
+    {"in", 'i', TEXT, AT(in), 0, 0, NULL, LOAD, "the model, a folder as on the Hugging Face hub"},
+    {"extension", 'x', TEXTS, AT(extensions), 0, MAX_EXTENSIONS, NULL, LOAD,
      "its extension (several: in the order of training)"},
-    {"out", 'o', S_TEXT(out), 0, TRAIN, "where the result goes: a folder, an extension's file"},
-    {"method", 0, S_CHOICE(train.method, METHOD_NAMES), 0, EXTEND, "how"},
-    {"methods", 0, S_TEXT(methods), 0, RUN, "the methods to compare"},
-    {"layers", 0, S_WHOLE(layers, 1, 1024), 0, RUN | PRETRAIN, "transformer blocks (L)"},
-    {"heads", 0, S_WHOLE(heads, 1, 1024), 0, RUN | PRETRAIN, "attention heads (NH)"},
-    {"channels", 0, S_WHOLE(channels, 1, 65536), 0, RUN | PRETRAIN, "the residual stream's (C)"},
-    {"context", 0, S_WHOLE(train.seq_len, 1, LARGEST), 0, TRAIN | EVAL, "tokens a sequence (T)"},
-    {"pretrain-steps", 0, S_WHOLE(pretrain_steps, 1, 1e9), 0, RUN | PRETRAIN, "the backbone's"},
-    {"pretrain-lr", 0, S_FRACTION(pretrain_lr, 10), 0, RUN | PRETRAIN, "its peak learning rate"},
-    {"steps", 0, S_WHOLE(train.steps, 1, 1e9), 0, BOTH, "training steps of an extension"},
-    {"batch", 0, S_WHOLE(train.batch, 1, 65536), 0, TRAIN, "sequences a step (B)"},
-    {"lr", 0, S_FRACTION(train.lr, 10), 0, BOTH, "peak learning rate of an extension"},
-    {"warmup", 0, S_WHOLE(train.warmup, 0, 1e9), 0, 0, ""},
-    {"floor", 0, S_FRACTION(train.floor, 1), 0, 0, ""},
-    {"decay", 0, S_FRACTION(train.decay, 1), 0, 0, ""},
-    {"p", 0, S_FRACTION(train.p, 1), USES_OLD, BOTH, "fraction of sequences of old domains"},
-    {"q", 0, S_FRACTION(train.q, 1), USES_OLD, BOTH, "and of those only the local loss sees"},
-    {"alpha", 0, S_FRACTION(train.alpha, 1e6), SET_GATE, BOTH, "weight of the local loss"},
-    {"gate", 0, S_CHOICE(train.gate, "relu|sigmoid|none"), SET_GATE, BOTH, "the gate"},
-    {"gate-input", 0, S_CHOICE(train.gate_input, "layer|prefix"), SET_GATE, BOTH,
+    {"out", 'o', TEXT, AT(out), 0, 0, NULL, TRAIN, "where the result goes: a folder, an extension's file"},
+    {T_CHOICE(method, METHOD_NAMES), EXTEND, "how"},
+    {S_TEXT(methods), RUN, "the methods to compare"},
+    {S_WHOLE(layers, 1, 1024), RUN | PRETRAIN, "transformer blocks (L)"},
+    {S_WHOLE(heads, 1, 1024), RUN | PRETRAIN, "attention heads (NH)"},
+    {S_WHOLE(channels, 1, 65536), RUN | PRETRAIN, "the residual stream's (C)"},
+    {"context", 0, WHOLE, AT(train.seq_len), 1, LARGEST, NULL, TRAIN | EVAL, "tokens a sequence (T)"},
+    {S_WHOLE(pretrain_steps, 1, 1e9), RUN | PRETRAIN, "the backbone's"},
+    {S_FRACTION(pretrain_lr, 10), RUN | PRETRAIN, "its peak learning rate"},
+    {T_WHOLE(steps, 1, 1e9), BOTH, "training steps of an extension"},
+    {T_WHOLE(batch, 1, 65536), TRAIN, "sequences a step (B)"},
+    {T_FRACTION(lr, 10), BOTH, "peak learning rate of an extension"},
+    {T_WHOLE(warmup, 0, 1e9), 0, ""},
+    {T_FRACTION(floor, 1), 0, ""},
+    {T_FRACTION(decay, 1), 0, ""},
+    {T_FRACTION(p, 1), REHEARSED, "fraction of sequences of old domains"},
+    {T_FRACTION(q, 1), REHEARSED, "and of those only the local loss sees"},
+    {T_FRACTION(alpha, 1e6), GATED, "weight of the local loss"},
+    {T_CHOICE(gate, "relu|sigmoid|none"), GATED, "the gate"},
+    {T_CHOICE(gate_input, "layer|prefix"), GATED,
      "it reads the layer's u, or the first layer's and its mean so far"},
-    {"gate-init", 0, S_CHOICE(train.gate_init, "open|closed|random"), SET_GATE, BOTH,
+    {T_CHOICE(gate_init, "open|closed|random"), GATED,
      "w = 0, b = 1 (sigmoid: 0); w = b = 0; w random, b = 0"},
-    {"local", 0, S_CHOICE(train.local, "l1|ce|none"), SET_GATE, BOTH,
+    {T_CHOICE(local, "l1|ce|none"), GATED,
      "local loss: |r| on old text, the gate's cross-entropy"},
-    {"init", 0, S_CHOICE(train.init, "low|he"), SET_GATE, BOTH,
+    {T_CHOICE(init, "low|he"), GATED,
      "variance of Wi and Wg: 1/(C L), 2/C"},
-    {"hidden", 0, S_WHOLE(train.hidden, 0, 65536), SET_ADAPTER, BOTH,
+    {T_WHOLE(hidden, 0, 65536), BOTH + OF * SET_ADAPTER,
      "width of an adapter (H); 0: a fifth of the parameters"},
-    {"rank", 0, S_WHOLE(train.rank, 0, 65536), SET_LORA, BOTH,
+    {T_WHOLE(rank, 0, 65536), BOTH + OF * SET_LORA,
      "LoRA's rank (R); 0: as many parameters as adapters have"},
-    {"new-rows", 0, S_WHOLE(train.new_rows, 0, 65536), 0, BOTH,
+    {T_WHOLE(new_rows, 0, 65536), BOTH,
      "1: train rows of wte, of tokens that only the new text has; 0: none"},
-    {"replay", 0, S_WHOLE(train.replay, 0, 1e9), USES_OLD, BOTH,
+    {T_WHOLE(replay, 0, 1e9), REHEARSED,
      "tokens each age of the model writes, for the local loss"},
-    {"replay-as", 0, S_CHOICE(train.replay_as, "penalty|text"), USES_OLD, BOTH,
+    {T_CHOICE(replay_as, "penalty|text"), REHEARSED,
      "whether they are also text to learn"},
-    {"temperature", 0, S_FRACTION(train.temperature, 100), USES_OLD, BOTH, "of what it writes"},
-    {"seed", 0, S_WHOLE(train.seed, 0, 1e15), 0, TRAIN | SAMPLE, "of everything random"},
-    {"save-every", 0, S_WHOLE(save_every, 0, 1e9), 0, TRAIN, "steps; 0: save when interrupted"},
-    {"resume", 0, FLAG, AT(resume), 0, 0, NULL, 0, TRAIN, "go on from what the same command saved"},
-    {"prompt", 'p', S_TEXT(prompt), 0, SAMPLE | GATES, "the text (also without --prompt)"},
-    {"count", 'n', S_WHOLE(count, 1, 1e9), 0, SAMPLE, "tokens to draw"},
-    {"temperature", 0, S_FRACTION(temperature, 100), 0, SAMPLE, "0: always the most likely token"},
-    {"csv", 0, S_TEXT(csv), 0, EVAL, "also write the figures to this file"},
-    {"threads", 0, S_WHOLE(threads, 0, 1024), 0, ALL, "0: as many as there are cores"},
+    {T_FRACTION(temperature, 100), REHEARSED, "of what it writes"},
+    {T_WHOLE(seed, 0, 1e15), TRAIN | SAMPLE, "of everything random"},
+    {S_WHOLE(save_every, 0, 1e9), TRAIN, "steps; 0: save when interrupted"},
+    {"resume", 0, FLAG, AT(resume), 0, 0, NULL, TRAIN, "go on from what the same command saved"},
+    {"prompt", 'p', TEXT, AT(prompt), 0, 0, NULL, SAMPLE | GATES, "the text (also without --prompt)"},
+    {"count", 'n', WHOLE, AT(count), 1, 1e9, NULL, SAMPLE, "tokens to draw"},
+    {S_FRACTION(temperature, 100), SAMPLE, "0: always the most likely token"},
+    {S_TEXT(csv), EVAL, "also write the figures to this file"},
+    {S_WHOLE(threads, 0, 1024), ALL, "0: as many as there are cores"},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 _Static_assert(SETTINGS <= 64, "Settings.given has a bit for each");
-
-static bool is_saved(const Setting *o) { return o->at < sizeof(TrainConfig); }
 
 // Returns the config of a method: its defaults, and what was given for it. Dies if that contradicts
 // itself.
@@ -2018,8 +2024,8 @@ static TrainConfig train_config(const Settings *s, long method) {
     settings_apply(&own, sizeof own.train, settings, methods[method].defaults);
     for (int i = 0; i < SETTINGS; i++) {
         const Setting *o = &settings[i];
-        bool own_use = !o->uses || o->uses & methods[method].uses;
-        if (is_saved(o) && s->given >> i & 1 && own_use)
+        int uses = o->commands / OF;
+        if (o->at < sizeof *c && s->given >> i & 1 && (!uses || uses & methods[method].uses))
             memcpy((char *)&own + o->at, (const char *)s + o->at, sizeof(long));
     }
     c->method = method;
@@ -2038,7 +2044,7 @@ static TrainConfig train_config(const Settings *s, long method) {
 // Dies if a setting was given that none of the chosen methods uses. uses: of all of them together.
 static void settings_check(const Settings *s, const char *chosen, int uses) {
     for (int i = 0; i < SETTINGS; i++)
-        if (s->given >> i & 1 && settings[i].uses && !(settings[i].uses & uses))
+        if (s->given >> i & 1 && settings[i].commands >= OF && !(settings[i].commands / OF & uses))
             die("--%s: is not for %s", settings[i].name, chosen);
 }
 
@@ -2048,24 +2054,15 @@ static void config_describe(char text[1024], const TrainConfig *c, const Model *
                             const Loader *loader) {
     const Extension *x = last_extension(m);
     uint64_t data = loader->new.hash + m->dims.heads;  // which the weights' shapes do not show
-    char value[64];
-    int n = 0;
     for (size_t i = 0; i < loader->n_old + loader->n_penalty_only; i++)
         data = hash_bits(data, i < loader->n_old) + loader->kept[i].hash;
     for (size_t i = 0; x && i < x->dims.new_rows; i++) data = hash_bits(data, (uint32_t)x->ids[i]);
-    for (const Setting *o = settings; o < settings + SETTINGS; o++)
-        if (is_saved(o))
-            n += sprintf(text + n, ",\"%s\":\"%.20s\"", o->name, setting_text(c, o, value));
-    sprintf(text + n, ",\"data\":\"%016" PRIx64 "\"", data);
+    text += settings_write(text, c, sizeof *c, settings, SETTINGS);
+    sprintf(text, ",\"data\":\"%016" PRIx64 "\"", data);
 }
 
 static void config_read(TrainConfig *c, const Safetensors *s) {
-    char source[512];
-    snprintf(source, sizeof source, "%.400s: metadata ", s->path);
-    for (const Setting *o = settings; o < settings + SETTINGS; o++)
-        if (is_saved(o)) setting_set(c, o, source, metadata_text(s, o->name));
-    if (c->local == LOCAL_CE && !(c->hidden && c->gate != GATE_NONE))
-        die("%slocal is ce, but it has no gates", source);
+    settings_load(c, sizeof *c, settings, SETTINGS, s);
 }
 
 static void on_interrupt(int signal) {
@@ -2098,14 +2095,6 @@ static Model *model_of_settings(Settings *s) {
     return m;
 }
 
-// Makes the backbone that the settings describe.
-static Model *backbone_new(const Settings *s, const TrainConfig *c, Tokenizer *tokenizer) {
-    Dims d = {.layers = s->layers, .heads = s->heads, .channels = s->channels,
-              .positions = c->seq_len, .vocab = tokenizer->size};
-    dims_check("--heads, --channels, --layers", &d);
-    return model_new(&d, c, tokenizer);
-}
-
 // Trains what the settings say by a method and saves it at --out: a backbone's folder or, of the
 // model -i with -x, the folder or an extension's file. Returns the model, and the seconds it took.
 static Model *teach(Settings *s, long method, double *seconds) {
@@ -2124,8 +2113,12 @@ static Model *teach(Settings *s, long method, double *seconds) {
     Tokens *penalty_only = loader.kept + loader.n_old;
     loader.n_penalty_only = domains_load(penalty_only, s->data, s->negatives, "train", tokenizer,
                                          least);
-    if (pretrain) m = backbone_new(s, &c, tokenizer);
-    else if (m->n_extensions > (whole ? 0 : MAX_EXTENSIONS - 1))
+    if (pretrain) {
+        Dims d = {.layers = s->layers, .heads = s->heads, .channels = s->channels,
+                  .positions = c.seq_len, .vocab = tokenizer->size};
+        dims_check("--heads, --channels, --layers", &d);
+        m = model_new(&d, &c, tokenizer);
+    } else if (m->n_extensions > (whole ? 0 : MAX_EXTENSIONS - 1))
         die("--method %s: too many extensions (-x)", methods[method].name);
     for (size_t i = 0; i < loader.n_old + loader.n_penalty_only; i++)
         if (!pretrain && choice_index(s->new, ',', loader.kept[i].name) >= 0)

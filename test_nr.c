@@ -1460,7 +1460,7 @@ static const Command refused[] = {
      "local is ce, but it has no gates"},
     {"bend 's/\"gate\":\"relu\"/\"gate\":\"rule\"/' neutral && $bent",
      "metadata gate rule: not known"},
-    {"bend 's/\"upon\"/\"open\"/' neutral && $bent", "its metadata has no \"method\""},
+    {"bend 's/\"upon\"/\"open\"/' neutral && $bent", "its metadata has no \"upon\""},
     {"printf short >broken.safetensors; $bent", "broken.safetensors: shorter than the 8 bytes"},
     {"header '{}' '\\0\\0\\20\\0\\0\\0\\0\\0'; $bent", "says its header has 1048576 bytes"},
     {"header '{}' '\\0\\0\\0\\200\\0\\0\\0\\0'; $bent", "says its header has 2147483648 bytes"},

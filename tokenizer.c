@@ -313,7 +313,7 @@ typedef struct {
     size_t at;           // where in the struct of settings it is
     double least, most;  // of numbers
     const char *choices;
-    int uses, commands;  // bits: for what it is, and the commands that take it
+    int commands;        // that take it, a bit each; the bits above 255 are the program's
     const char *help;
 } Setting;
 
@@ -368,18 +368,30 @@ static const char *setting_text(const void *base, const Setting *o, char text[64
     return text;
 }
 
-// Prints the settings that a command takes, a line each, with their values where they do not depend
-// on what they are for.
+// Prints the settings that a command takes, a line each, with their values.
 static void settings_print(const void *base, const Setting *table, int count, int command) {
     for (const Setting *o = table; o < table + count; o++) {
         char name[64], value[64];
         if (!(o->commands & command)) continue;
-        snprintf(name, sizeof name, "--%s%s%.1s %s", o->name, o->letter ? ", -" : "", &o->letter,
-                 o->choices ? o->choices : "");
-        printf("  %-22s %s", name, o->help);
-        if (!o->uses && *setting_text(base, o, value)) printf(" [%s]", value);
+        snprintf(name, sizeof name, "--%s%s%.1s", o->name, o->letter ? ", -" : "", &o->letter);
+        for (char *c = name; *c; c++) *c = *c == '_' ? '-' : *c;
+        printf("  %-18s %s", name, o->help);
+        if (o->choices) printf(": %s", o->choices);
+        if (strspn(setting_text(base, o, value), "0") < strlen(value)) printf(" [%s]", value);
         printf("\n");
     }
+}
+
+// Writes the settings that lie in the first `size` bytes of *base as metadata. Returns the length.
+static int settings_write(char *text, const void *base, size_t size, const Setting *table,
+                          int count) {
+    char value[64];
+    int length = 0;
+    for (const Setting *o = table; o < table + count; o++)
+        if (o->at < size)
+            length += sprintf(text + length, ",\"%s\":\"%.20s\"", o->name,
+                              setting_text(base, o, value));
+    return length;
 }
 
 // Sets the settings of a text such as "lr=0.005 gate=relu", in *base, which has those that lie in
@@ -407,6 +419,7 @@ static int settings_read(void *base, const Setting *table, int count, uint64_t *
         if (!strcmp(word, "--help") || !strcmp(word, "-h")) return -1;
         if (*word != '-' || !word[1]) { argv[words++] = word; continue; }
         if (value) *value++ = 0;
+        for (char *c = word + 1; *c && *++c;) *c = *c == '-' ? '_' : *c;
         for (; o < count; o++) {
             bool named = !strncmp(word, "--", 2) ? !strcmp(word + 2, table[o].name)
                                                  : word[1] == table[o].letter && !word[2];
@@ -1489,6 +1502,15 @@ static const char *metadata_text(const Safetensors *s, const char *key) {
     return x->string;
 }
 
+// Reads from the metadata those settings that lie in the first `size` bytes of *base.
+static void settings_load(void *base, size_t size, const Setting *table, int count,
+                          const Safetensors *s) {
+    char source[512];
+    snprintf(source, sizeof source, "%.400s: metadata ", s->path);
+    for (const Setting *o = table; o < table + count; o++)
+        if (o->at < size) setting_set(base, o, source, metadata_text(s, o->name));
+}
+
 // Returns a hash that the metadata say, in hexadecimal.
 static uint64_t metadata_hash(const Safetensors *s, const char *key) {
     return strtoull(metadata_text(s, key), NULL, 16);
@@ -1815,12 +1837,11 @@ static void command_decode(const Options *options) {
 
 enum { TRAIN = 1, ENCODE = 2, DECODE = 4, OPTIONS = 4, COMMANDS = 3 };
 static const Setting option_table[OPTIONS] = {
-    {"vocab", 'v', WHOLE, offsetof(Options, vocab), TOKENS_MIN, TOKENS_MAX, NULL, TRAIN, TRAIN, ""},
-    {"model", 'm', TEXT, offsetof(Options, model), 0, 0, NULL, ENCODE | DECODE, ENCODE | DECODE,
-     ""},
-    {"output", 'o', TEXT, offsetof(Options, output), 0, 0, NULL, TRAIN, TRAIN | ENCODE, ""},
-    {"lines", 'l', FLAG, offsetof(Options, lines), 0, 0, NULL, 0, TRAIN | ENCODE, ""},
-}; // uses: the commands that need it
+    {"vocab", 'v', WHOLE, offsetof(Options, vocab), TOKENS_MIN, TOKENS_MAX, NULL, TRAIN, ""},
+    {"model", 'm', TEXT, offsetof(Options, model), 0, 0, NULL, ENCODE | DECODE, ""},
+    {"output", 'o', TEXT, offsetof(Options, output), 0, 0, NULL, TRAIN | ENCODE, ""},
+    {"lines", 'l', FLAG, offsetof(Options, lines), 0, 0, NULL, TRAIN | ENCODE, ""},
+};
 
 static const struct { const char *name; void (*run)(const Options *); } command_table[COMMANDS] = {
     {"train", command_train}, {"encode", command_encode}, {"decode", command_decode},
@@ -1845,9 +1866,9 @@ int main(int argc, char **argv) {
         finish_stdout();
         return 0;
     }
-    for (int o = 0; o < OPTIONS; o++)
-        if (option_table[o].uses >> c & 1 && !(given >> o & 1))
-            die("%s: expected --%s; --help is the manual", name, option_table[o].name);
+    if (c == 0 && !options.output) die("train: expected --output; --help is the manual");
+    if (c == 0 && !options.vocab) die("train: expected --vocab; --help is the manual");
+    if (c > 0 && !options.model) die("%s: expected --model; --help is the manual", argv[1]);
     if (options.file_count == 0) die("%s: expected a FILE; - is standard input", name);
     command_table[c].run(&options);
     finish_stdout();
