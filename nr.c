@@ -1217,8 +1217,8 @@ static int sampler_next(Sampler *s) {
 // Replay (ours). What a model is not shown again it loses, whatever the method: a gate that saw
 // captions and French learns "caption or not", and opens on plays. But the model can be asked for
 // what it knows: before it learns something new it writes text, at temperature 1 from <|endoftext|>
-// on, and the penalty, and nothing else, is shown that text among the new. (As text to learn it
-// would teach the model its own mistakes.) To rehearse on a model's own samples is an old idea
+// on, and the penalty, and nothing else, is shown that text among the new. (--replay-as text learns
+// it, too: the rivals' only way.) To rehearse on a model's own samples is an old idea
 // (Robins 1995; Shin et al. 2017; Sun et al. 2020; Huang et al. 2024). That only a gate's penalty
 // sees them we have found nowhere.
 //
@@ -1966,13 +1966,14 @@ static const Setting settings[] = {
     {"in", 'i', TEXT, AT(in), 0, 0, NULL, LOAD, "the model, a folder as on the Hugging Face hub"},
     {"extension", 'x', TEXTS, AT(extensions), 0, MAX_EXTENSIONS, NULL, LOAD,
      "its extension (several: in the order of training)"},
-    {"out", 'o', TEXT, AT(out), 0, 0, NULL, TRAIN, "where the result goes: a folder, an extension's file"},
+    {"out", 'o', TEXT, AT(out), 0, 0, NULL, TRAIN, "where the result goes: a folder or a file"},
     {T_CHOICE(method, METHOD_NAMES), EXTEND, "how"},
     {S_TEXT(methods), RUN, "the methods to compare"},
     {S_WHOLE(layers, 1, 1024), RUN | PRETRAIN, "transformer blocks (L)"},
     {S_WHOLE(heads, 1, 1024), RUN | PRETRAIN, "attention heads (NH)"},
     {S_WHOLE(channels, 1, 65536), RUN | PRETRAIN, "the residual stream's (C)"},
-    {"context", 0, WHOLE, AT(train.seq_len), 1, LARGEST, NULL, TRAIN | EVAL, "tokens a sequence (T)"},
+    {"context", 0, WHOLE, AT(train.seq_len), 1, LARGEST, NULL, TRAIN | EVAL,
+     "tokens a sequence (T)"},
     {S_WHOLE(pretrain_steps, 1, 1e9), RUN | PRETRAIN, "the backbone's"},
     {S_FRACTION(pretrain_lr, 10), RUN | PRETRAIN, "its peak learning rate"},
     {T_WHOLE(steps, 1, 1e9), BOTH, "training steps of an extension"},
@@ -2007,7 +2008,7 @@ static const Setting settings[] = {
     {T_WHOLE(seed, 0, 1e15), TRAIN | SAMPLE, "of everything random"},
     {S_WHOLE(save_every, 0, 1e9), TRAIN, "steps; 0: save when interrupted"},
     {"resume", 0, FLAG, AT(resume), 0, 0, NULL, TRAIN, "go on from what the same command saved"},
-    {"prompt", 'p', TEXT, AT(prompt), 0, 0, NULL, SAMPLE | GATES, "the text (also without --prompt)"},
+    {"prompt", 'p', TEXT, AT(prompt), 0, 0, NULL, SAMPLE | GATES, "the text (or without --prompt)"},
     {"count", 'n', WHOLE, AT(count), 1, 1e9, NULL, SAMPLE, "tokens to draw"},
     {S_FRACTION(temperature, 100), SAMPLE, "0: always the most likely token"},
     {S_TEXT(csv), EVAL, "also write the figures to this file"},
@@ -2045,7 +2046,7 @@ static TrainConfig train_config(const Settings *s, long method) {
 static void settings_check(const Settings *s, const char *chosen, int uses) {
     for (int i = 0; i < SETTINGS; i++)
         if (s->given >> i & 1 && settings[i].commands >= OF && !(settings[i].commands / OF & uses))
-            die("--%s: is not for %s", settings[i].name, chosen);
+            die("--%s: is not for %s", setting_name(&settings[i]), chosen);
 }
 
 // Writes all that a training depends on, for its files: the config, and a hash of the texts in

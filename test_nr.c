@@ -1455,9 +1455,6 @@ static const Command refused[] = {
     {"head -c 1000 neutral.safetensors >broken.safetensors; $eval -i model -x broken.safetensors",
      "broken.safetensors: says its header has"},
     {"bend 's/\\x3f/\\x3e/' neutral && $bent", "broken.safetensors: damaged"},
-    {"bend 's/\"local\":\"none\"/\"local\":\"ce\"  /' lora &&"
-     " $eval -i model -x neutral.safetensors -x broken.safetensors",
-     "local is ce, but it has no gates"},
     {"bend 's/\"gate\":\"relu\"/\"gate\":\"rule\"/' neutral && $bent",
      "metadata gate rule: not known"},
     {"bend 's/\"upon\"/\"open\"/' neutral && $bent", "its metadata has no \"upon\""},

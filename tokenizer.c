@@ -329,6 +329,14 @@ static int choice_index(const char *choices, char between, const char *text) {
     return -1;
 }
 
+// Returns the name of a setting as it is written, with - for _, until the next call.
+static const char *setting_name(const Setting *o) {
+    static char name[32];
+    snprintf(name, sizeof name, "%s", o->name);
+    for (char *c = name; *c; c++) *c = *c == '_' ? '-' : *c;
+    return name;
+}
+
 // Checks a value and stores it in *base. `source` is what a message says in front of the setting's
 // name.
 static void setting_set(void *base, const Setting *o, const char *source, const char *value) {
@@ -336,19 +344,19 @@ static void setting_set(void *base, const Setting *o, const char *source, const 
     if (o->kind >= TEXT) {
         const char **texts = (const char **)field;
         const char **last = texts + (o->kind == TEXTS ? (int)o->most : 1);
-        if (!*value) die("%s%s: its value is empty", source, o->name);
+        if (!*value) die("%s%s: its value is empty", source, setting_name(o));
         while (o->kind == TEXTS && texts < last && *texts) texts++;
-        if (texts == last) die("%s%s: given more than %g times", source, o->name, o->most);
+        if (texts == last) die("%s%s: given more than %g times", source, setting_name(o), o->most);
         *texts = value;
         return;
     }
     double x = o->kind == FLAG ? 1
              : o->choices ? choice_index(o->choices, '|', value) : strtod(value, &end);
     if (o->choices && x < 0)
-        die("%s%s %s: not known, expected %s", source, o->name, value, o->choices);
+        die("%s%s %s: not known, expected %s", source, setting_name(o), value, o->choices);
     if (end && (!*value || *end || !(x >= o->least && x <= o->most)
                 || (o->kind == WHOLE && x != (long)x)))
-        die("%s%s %s: expected a %s from %.15g to %.15g", source, o->name, value,
+        die("%s%s %s: expected a %s from %.15g to %.15g", source, setting_name(o), value,
             o->kind == WHOLE ? "whole number" : "number", o->least, o->most);
     if (o->kind == FRACTION) memcpy(field, &x, sizeof x);
     else memcpy(field, &(long){x}, sizeof(long));
@@ -373,8 +381,8 @@ static void settings_print(const void *base, const Setting *table, int count, in
     for (const Setting *o = table; o < table + count; o++) {
         char name[64], value[64];
         if (!(o->commands & command)) continue;
-        snprintf(name, sizeof name, "--%s%s%.1s", o->name, o->letter ? ", -" : "", &o->letter);
-        for (char *c = name; *c; c++) *c = *c == '_' ? '-' : *c;
+        snprintf(name, sizeof name, "--%s%s%.1s", setting_name(o), o->letter ? ", -" : "",
+                 &o->letter);
         printf("  %-18s %s", name, o->help);
         if (o->choices) printf(": %s", o->choices);
         if (strspn(setting_text(base, o, value), "0") < strlen(value)) printf(" [%s]", value);
@@ -1607,26 +1615,17 @@ static void safetensors_read(const Safetensors *s, const StoredList *list) {
 
 // -------------------------------------------------------------------------------------------------
 // Training: count the distinct words, then merge the most frequent pair of neighbours, again and
-// again. Only words that contain the pair are looked at, and only the pairs beside it change their
-// counts.
+// again. A merge changes the counts of the pairs beside it only.
 
 // A word's tokens, so far, are the `size` ids from ids[start] on.
 typedef struct { uint64_t count; size_t start; int size; } Word;
 
 typedef struct {
-    uint64_t count; // how often these two are neighbours in the text
-    int *words;     // every word in which they are, and perhaps some in which they no longer are
-    size_t word_count, word_capacity;
-} Pair;
-
-typedef struct {
-    Map word_map;    // the distinct words of the text
-    Word *words;     // the same by number
-    uint16_t *ids;   // their tokens
-    Map pair_map;    // the pairs in the words, uint32 left << 16 | right each
-    Pair *pairs;     // the same by number
-    int heap_pairs;  // the first so many of them were put into the heap
-    Heap heap;       // by count, highest first; a count that has changed since was higher then
+    Map word_map;     // the distinct words of the text
+    Word *words;      // the same by number
+    uint16_t *ids;    // their tokens
+    Map pair_map;     // the pairs in the words, uint32 left << 16 | right each
+    uint64_t *counts; // how often they are in the text, by number
     size_t word_capacity, pair_capacity;
 } Trainer;
 
@@ -1641,46 +1640,27 @@ static void count_words(Trainer *tr, const char *text, size_t size) {
     }
 }
 
-// Notes that word w has a pair of neighbours once more (sign 1) or once less (sign -1).
-static void count_pair(Trainer *tr, uint32_t left, uint32_t right, int w, int sign) {
+// Adds to the count of a pair; of a negative number, the complement.
+static void count_pair(Trainer *tr, uint32_t left, uint32_t right, uint64_t more) {
     uint32_t key = left << 16 | right;
     int known = tr->pair_map.count, p = map_add(&tr->pair_map, &key, sizeof key);
-    tr->pairs = grow(tr->pairs, &tr->pair_capacity, p + 1, sizeof *tr->pairs);
-    Pair *pair = tr->pairs + p;
-    if (p == known) *pair = (Pair){0};
-    pair->count += sign > 0 ? tr->words[w].count : -tr->words[w].count;
-    if (sign < 0 || (pair->word_count > 0 && pair->words[pair->word_count - 1] == w)) return;
-    pair->words = grow(pair->words, &pair->word_capacity, pair->word_count + 1,
-                       sizeof *pair->words);
-    pair->words[pair->word_count++] = w;
+    tr->counts = grow(tr->counts, &tr->pair_capacity, p + 1, sizeof *tr->counts);
+    tr->counts[p] = (p == known ? 0 : tr->counts[p]) + more;
 }
 
-// Puts the pairs that are new into the heap; among equal counts, the lowest left id is first, then
-// the lowest right id. From then on a pair's count only falls: all its occurrences come at once,
-// with the younger of its two tokens. Returns how many entries the heap has.
-static size_t heap_new_pairs(Trainer *tr) {
-    size_t size;
-    for (; tr->heap_pairs < tr->pair_map.count; tr->heap_pairs++) {
-        const uint32_t *pair = map_key(&tr->pair_map, tr->heap_pairs, &size);
-        heap_push(&tr->heap, UINT64_MAX - tr->pairs[tr->heap_pairs].count, *pair);
-    }
-    return tr->heap.count;
-}
-
-// Merges left and right into id wherever they are neighbours in word w, from its start on.
-static void merge_in_word(Trainer *tr, int w, int left, int right, int id) {
-    Word *word = tr->words + w;
+// Merges left and right into id wherever they are neighbours in a word, from its start on.
+static void merge_in_word(Trainer *tr, Word *word, int left, int right, int id) {
     uint16_t *ids = tr->ids + word->start;
     int size = 0;
     for (int i = 0; i < word->size; i++) {
-        int found = ids[i] == left && i + 1 < word->size && ids[i + 1] == right;
+        bool found = ids[i] == left && i + 1 < word->size && ids[i + 1] == right;
         if (found && size > 0) {
-            count_pair(tr, ids[size - 1], left, w, -1);
-            count_pair(tr, ids[size - 1], id, w, 1);
+            count_pair(tr, ids[size - 1], left, -word->count);
+            count_pair(tr, ids[size - 1], id, word->count);
         }
         if (found && i + 2 < word->size) {
-            count_pair(tr, right, ids[i + 2], w, -1);
-            count_pair(tr, id, ids[i + 2], w, 1);
+            count_pair(tr, right, ids[i + 2], -word->count);
+            count_pair(tr, id, ids[i + 2], word->count);
         }
         ids[size++] = found ? id : ids[i];
         i += found;
@@ -1689,28 +1669,34 @@ static void merge_in_word(Trainer *tr, int w, int left, int right, int id) {
 }
 
 // Adds merges to a tokenizer that has none, until it has `size` tokens: the pair that is most
-// frequent in the words counted so far is next. Stops earlier when no pair occurs twice.
+// frequent in the words counted so far is next, among equals that of the lowest left id, then of
+// the lowest right id. Stops earlier when no pair occurs twice.
 static void find_merges(Trainer *tr, Tokenizer *t, int size) {
-    size_t total = tr->word_map.count ? tr->word_map.start[tr->word_map.count] : 0;
+    int n_words = tr->word_map.count;
+    size_t total = n_words ? tr->word_map.start[n_words] : 0, length;
+    double start = now();
     tr->ids = allocate(total, sizeof *tr->ids);
     for (size_t i = 0; i < total; i++) tr->ids[i] = byte_id[(unsigned char)tr->word_map.bytes[i]];
-    for (int w = 0; w < tr->word_map.count; w++) {
+    for (int w = 0; w < n_words; w++) {
         const uint16_t *ids = tr->ids + tr->words[w].start;
-        for (int i = 0; i + 1 < tr->words[w].size; i++) count_pair(tr, ids[i], ids[i + 1], w, 1);
+        for (int i = 0; i + 1 < tr->words[w].size; i++)
+            count_pair(tr, ids[i], ids[i + 1], tr->words[w].count);
     }
-    while (heap_new_pairs(tr) > 0 && t->size < size) {
-        Entry entry = heap_pop(&tr->heap);
-        int left = entry.item >> 16, right = entry.item & 0xffff, id = t->size - 1;
-        uint32_t key = entry.item;
-        Pair pair = tr->pairs[map_find(&tr->pair_map, &key, sizeof key)]; // a copy: they may move
-        if (pair.count < 2) continue;
-        if (pair.count != UINT64_MAX - entry.order) { // it comes again, at its place
-            heap_push(&tr->heap, UINT64_MAX - pair.count, entry.item);
-            continue;
+    while (t->size < size) {
+        uint64_t most = 1;
+        uint32_t best = 0;
+        int number = 0;
+        for (int p = 0; p < tr->pair_map.count; p++) {
+            uint32_t key = *(const uint32_t *)map_key(&tr->pair_map, p, &length);
+            if (tr->counts[p] > most || (tr->counts[p] == most && key < best))
+                most = tr->counts[p], best = key, number = p;
         }
+        if (most < 2) return;
+        int left = best >> 16, right = best & 0xffff, id = t->size - 1;
         tokenizer_add(t, left, right);
-        for (size_t i = 0; i < pair.word_count; i++)
-            merge_in_word(tr, pair.words[i], left, right, id);
+        for (int w = 0; w < n_words; w++) merge_in_word(tr, &tr->words[w], left, right, id);
+        tr->counts[number] = 0;
+        if (now() - start > 2) progress("train", t->size, size, "tokens", start, 1);
     }
 }
 
