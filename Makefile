@@ -2,7 +2,7 @@
 # make test         the tests: in double against central differences, in float against dev/reference.safetensors
 # make fuzz         looks for files and command lines that break nr, FUZZ_SECONDS=900 for each reader; needs clang
 # make bench        how fast this machine multiplies, trains and decodes; bench-torch: beside PyTorch
-# make figure       dev/figure.svg from dev/results.csv
+# make figure       dev/figure.svg from dev/results.csv; RESULTS=out/results.csv: out/results.svg
 # make clean        removes what was built; data and results stay
 #
 # CC=clang chooses a compiler, OPENMP=no builds for one thread, ARCH= for any machine of this kind (ARCH=-march=x86-64-v3 ...).
@@ -66,9 +66,12 @@ bench: dev/bench
 bench-torch: dev/bench
 	python3 dev/bench_torch.py dev/bench
 
+RESULTS = dev/results.csv
+FIGURE = $(if $(filter dev/results.csv,$(RESULTS)),dev/figure.svg,$(basename $(RESULTS)).svg)
+
 figure:
-	./dev/figure.sh >dev/figure.svg.tmp
-	mv dev/figure.svg.tmp dev/figure.svg
+	RESULTS=$(RESULTS) ./dev/figure.sh >$(FIGURE).tmp
+	mv $(FIGURE).tmp $(FIGURE)
 
 clean:
 	rm -f nr tokenizer test_nr_double test_nr_float dev/bench dev/fuzz/fuzz dev/fuzz/log

@@ -116,7 +116,8 @@ train() { # trains and evaluates $what $method $lr $seed $options: lines for val
             --threads 1 --csv "$work/$key.eval"
         # A whole model does not say how it was trained.
         awk -F, -v OFS=, -v m="$method" -v lr="$lr" -v s="$seed" \
-            'NR > 1 { $1 = m; $2 = s; $13 = lr; print }' "$work/$key.eval"
+            'NR > 1 { $1 = m; $2 = s; $13 = lr; if (m == "finetune") $15 = 0.1
+                if (m ~ /naive|finetune/) $3 = 1; print }' "$work/$key.eval"
     done >"$work/$key.csv"
     mv "$work/$key.csv" "$out/$key.csv"
     rm -rf "${work:?}/$key"
