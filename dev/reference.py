@@ -394,7 +394,8 @@ def reference_state():
     stream[[3, 12, 16, 22, 25]] = [7, 7, 40, 29, 7]          # new words among tokens and targets
     tokens, targets = (torch.tensor(stream[i:i + BATCH * TIME].reshape(BATCH, TIME)) for i in (0, 1))
     targets[0, 5] = -1
-    domains = torch.tensor([0, 1, 1])
+    targets[2] = -1                                          # text that only the penalty sees
+    domains = torch.tensor([0, 1, 0])
     state = {"model/" + name: w for name, w in weights.items()}
     state.update(tokens=tokens, targets=targets, domains=domains)
     about = dict(ABOUT, cases=" ".join(CASES), seed=SEED, backbone=fingerprint(weights, CONFIG),
