@@ -16,7 +16,7 @@ channels that the FFN reads; * is the product of elements.
     block     x <- x + FFN(u) + r(u)
 
     local     l_local = 1/(L N_old) sum over layers l, old-domain tokens t of |r_l(u_t)|_1 / C
-    training  l = l_LM + alpha l_local             l_LM: mean cross-entropy over all tokens
+    training  l = l_LM + alpha l_local             l_LM: mean cross-entropy over all targets
 
 l_local is a penalty that asks the residues to be neutral: to vanish on text of the old domain, so
 that the network computes there what the backbone computed. It sees only the N_old old-domain tokens
@@ -24,11 +24,11 @@ of a batch. A training sequence is of the old domain with probability p; l_LM re
 language on it. At p = 0.1 and 8 sequences, 43 of 100 batches hold no old text at all. The ReLU lets
 a gate be exactly zero.
 
-At the start Wo = 0, so that the extended model is the backbone, bit for bit. In the first step only
-Wo has a gradient. Wi and Wg are drawn at random with variance 1/(C L), where He's would be 2/C, so
-that the sum of L residues grows no faster than one. Were they 0 too, SiLU(Wg u) * Wi u would be 0,
-and no matrix would ever receive a gradient. w = 0 and b = 1 open every gate, for a gate that is
-closed on every token receives no gradient.
+At the start Wo = 0, so that the extended model is the backbone, bit for bit. Of adapter and gate
+only Wo has a gradient in the first step. Wi and Wg are drawn at random with variance 1/(C L), where
+He's would be 2/C, so that the sum of L residues is of the size of one. Were Wi and Wg 0 as well as
+Wo, SiLU(Wg u) * Wi u would be 0, and no matrix would ever receive a gradient. w = 0 and b = 1 open
+every gate, for a gate that is closed on every token receives no gradient.
 
 The rivals: naive and finetune (they train all weights; naive on new text alone), lora (W + A B
 beside every linear layer, with A B of low rank), adapter (A(u) alone, with He's variance, without
@@ -52,8 +52,9 @@ CONVENTIONS. A token is a row: activations are (rows, channels), and a linear la
 W (in, out), as in Hugging Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make n
 = B T rows. C channels, NH heads, L layers, V tokens in the vocabulary. Each x_forward is followed
 by its x_backward. dx is the gradient of the loss with respect to x, and it is NULL where nobody
-needs it. A backward pass overwrites the gradients of weights, since each weight is used once in a
-step; it adds to the gradient of the residual stream.
+needs it: a frozen tensor has no gradient in any set of Tensors. A backward pass overwrites the
+gradients of weights, since each is used once in a step (the embedding twice: there the second
+adds); it adds to the gradient of the residual stream.
 */
 #define _POSIX_C_SOURCE 200809L
 #include <fcntl.h>
@@ -105,7 +106,7 @@ enum { FOR_PACKED_B, FOR_PACKED_A, FOR_LAYERS, SCRATCHES };
 static real *scratch(int slot, size_t size);
 
 // Random numbers: splitmix64, whose state is one counter. Each purpose has a stream of its own.
-typedef struct { uint64_t state; } Random;
+typedef uint64_t Random;
 enum { FOR_BACKBONE = 1, FOR_EXTENSION, FOR_LOADER, FOR_SAMPLING, FOR_REPLAY };
 
 static Random random_stream(uint64_t seed, uint64_t purpose);
@@ -415,7 +416,7 @@ static void residue_backward(real *du, real *dinput, ResidueTensors dw, const re
         real g = r.gate[t];
         real penalty = local == LOCAL_L1 && is_old[t] && g > 0 ? weight : 0;
         for (size_t i = 0; i < C; i++)
-            dr[i] = dout[t * C + i] + penalty * (real)((a[i] > 0) - (a[i] < 0));
+            dr[i] = dout[t * C + i] + penalty * ((a[i] > 0) - (a[i] < 0));
         real dg = dot(C, dr, a);
         for (size_t i = 0; i < C; i++) a[i] = g * dr[i];
         real dz = kind == GATE_RELU && g > 0 ? dg : kind == GATE_SIGMOID ? dg * g * (1 - g) : 0;
@@ -454,7 +455,8 @@ static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *
 
 // The prefix gate. The paper's gate reads its layer's u, which earlier adapters have moved. With
 // --gate-input prefix the gates of all layers read, at position t, what no adapter has touched: the
-// first block's u, and beside it the mean of u over the positions 0..t.
+// first block's u, and beside it the mean of u over the positions 0..t. (LoRA and new rows may have
+// touched it: hence its backward pass.)
 //     prefix (B, T - start, 2C) = [u_t ; mean(t)]
 //     mean(t) = mean(t - 1) + (u_t - mean(t - 1)) / (t + 1)
 // With start > 0 (and B = 1) the mean at start - 1 lies before `prefix`.
@@ -490,6 +492,7 @@ static void prefix_backward(real *du, real *dprefix, size_t B, size_t T, size_t 
 // New rows. A token that the backbone's text lacked has a row of wte that was never trained. An
 // extension whose text has such tokens trains N rows of its own for them. ids (N): which tokens.
 //     wte (V, C), the embedding in use, receives the rows (N, C)
+// Rows that are there are not written: threads that only run a model (room 8) may share it.
 static void new_rows_forward(real *wte, const real *rows, const int *ids, size_t N, size_t C) {
     for (size_t i = 0; i < N; i++) {
         real *to = wte + ids[i] * C;
@@ -526,10 +529,10 @@ enum {
 // Which tensors a model or an extension has is a sum of these sets.
 enum { SET_BACKBONE = 1, SET_ADAPTER = 2, SET_GATE = 4, SET_LORA = 8, SET_ROWS = 16 };
 
-// Initial values, see tensors_init. GPT-2's deviation is 0.02 sqrt(768 / C), and 1/sqrt(2 L) of it
-// for what writes into the residual stream.
-enum { INIT_ZERO, INIT_ONE, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN, INIT_GATE_W,
-       INIT_GATE_B };
+// Initial values, see tensors_init: the first three are constants, the others random. GPT-2's
+// deviation is 0.02 sqrt(768 / C), and 1/sqrt(2 L) of it for what writes into the residual stream.
+enum { INIT_ZERO, INIT_ONE, INIT_GATE_B, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN,
+       INIT_GATE_W };
 
 // Every tensor once, in the order of the enumeration: memory, files, AdamW, messages and tests go
 // by this table. A name with %d is one tensor for each layer, named as in Hugging Face's GPT-2.
@@ -612,7 +615,7 @@ enum { USES_OLD = 32 };
 enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, REPLAY, METHODS };
 #define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral|replay"
 typedef struct { const char *name; int uses; const char *defaults, *about; } Method;
-static const Method methods[METHODS] = {
+static const Method methods[METHODS] = {  // by default: gate=none local=none init=low p=0.1 alpha=1
     {"backbone", SET_BACKBONE, "p=0 warmup=100 floor=0.05 decay=0.1", "pretraining"},
     {"naive", SET_BACKBONE, "p=0 lr=0.001", "finetuning on new text alone"},
     {"finetune", SET_BACKBONE | USES_OLD, "lr=0.001", "all weights"},
@@ -631,6 +634,7 @@ typedef struct {
     Dims dims;             // the backbone's, with hidden, rank, new_rows and gate_in of its own
     int sets, *ids;        // ids (new_rows): the tokens whose rows of wte it trains
     int *row_of;           // (V): where a token is among ids, or -1
+    uint64_t hash;         // that its file says, if it is from one
     Tensors w;
 } Extension;
 enum { MAX_EXTENSIONS = 8 };
@@ -656,47 +660,14 @@ static Extension *last_extension(const Model *m) {
     return m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
 }
 
-static void extension_complete(Extension *x);  // sets and gate_in, from its config and sizes
-static void extension_attach(Model *m, Extension *x);  // plugs x in; from then on it is m's
-static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random *random);
-
-// Makes the extension that c describes and plugs it into m. Its new rows are those of tokens that
-// are unseen and among those to learn (V; NULL: all). Sizes: a fifth of the backbone's parameters,
-// 3 C H L = N / 5, and for LoRA as many, 16 C R L = 3 C H L.
-static Extension *extension_new(Model *m, const TrainConfig *c, const bool *learn) {
-    Extension *x = allocate(1, sizeof *x);
-    size_t C = m->dims.channels, V = m->dims.vocab;
-    double fifth = 0.2 * m->w.size / (3.0 * C * m->dims.layers);
-    size_t hidden = c->hidden, rank = c->rank;
-    if (!hidden) hidden = fifth < 16 ? 16 : 16 * (size_t)(fifth / 16 + 0.5);
-    if (!rank) rank = (3 * hidden + 15) / 16;
-    x->config = *c;
-    x->dims = m->dims;
-    x->dims.hidden = methods[c->method].uses & SET_ADAPTER ? hidden : 0;
-    x->dims.rank = methods[c->method].uses & SET_LORA ? rank : 0;
-    x->ids = allocate(V, sizeof *x->ids);
-    for (size_t v = 0; v < V && c->new_rows; v++)
-        if (m->unseen[v] && (!learn || learn[v])) x->ids[x->dims.new_rows++] = v;
-    x->config.hidden = x->dims.hidden, x->config.rank = x->dims.rank;
-    x->config.new_rows = x->dims.new_rows;
-    extension_complete(x);
-    x->w = tensors_allocate(x->sets, &x->dims);
-    Random random = random_stream(c->seed, FOR_EXTENSION);
-    tensors_init(&x->w, &x->dims, c, &random);
-    for (size_t i = 0; i < x->dims.new_rows; i++)
-        memcpy(x->w.at[NEW_ROWS] + i * C, m->wte + x->ids[i] * C, C * sizeof(real));
-    extension_attach(m, x);
-    return x;
-}
 
 // -------------------------------------------------------------------------------------------------
 // 6. The model. First its activations: what forward leaves for backward, and room to work in.
 
 // Every buffer once, in the order of the enumeration, with a row for each token of the pass. width:
-// a letter of size_of. copies: there is one for each layer if something asks for it, such as a
-// backward pass; else all layers share one. ROOM is needed in a backward pass only, and is shared.
-enum { FOR_BACKWARD = 1, FOR_CACHE = 2, FOR_QKV_W = 4, FOR_PROJ_W = 8, FOR_FCPROJ_W = 16,
-       ALWAYS = 32, ROOM = 64 };
+// a letter of size_of. copies: there is one for each layer ALWAYS or FOR_BACKWARD, in passes that
+// have a backward pass behind them; else all layers share one. ROOM is shared, for backward only.
+enum { SHARED, FOR_BACKWARD, ALWAYS, ROOM };
 enum {
     A_X, A_LN1, A_STATS1, A_QKV, A_ATT, A_Y, A_MID, A_U, A_STATS2, A_FC, A_GELU,
     A_LNF, A_STATSF, A_LOGITS, A_LOSSES, A_PREFIX,
@@ -705,16 +676,17 @@ enum {
     A_LOW, A_DLOW = A_LOW + 4, A_PICKED, BUFFERS
 };
 static const struct { char width; int copies; } buffers[BUFFERS] = {
-    {'C', FOR_BACKWARD},                  // A_X: the residual stream where a block begins
-    {'C', FOR_QKV_W}, {'2', FOR_BACKWARD},                // A_LN1, A_STATS1: mean and rstd
-    {'3', FOR_BACKWARD | FOR_CACHE}, {'A', FOR_BACKWARD}, // A_QKV, A_ATT (B, NH, T, T)
-    {'C', FOR_PROJ_W}, {'C', FOR_BACKWARD},               // A_Y, A_MID: the stream behind attention
-    {'C', FOR_BACKWARD}, {'2', FOR_BACKWARD},             // A_U, A_STATS2
-    {'4', FOR_BACKWARD}, {'4', FOR_FCPROJ_W},             // A_FC, A_GELU
-    {'C', 0}, {'2', 0}, {'V', 0}, {'1', 0},  // A_LNF, A_STATSF, A_LOGITS, A_LOSSES: n_logits rows
-    {'G', 0},                                // A_PREFIX: see room 4
-    {'C', ROOM}, {'C', ROOM}, {'C', ROOM},   // A_DX, A_DNORM (dlnf, du, dln1 in turn), A_DY
-    {'3', ROOM}, {'4', ROOM}, {'G', ROOM},   // A_DQKV, A_DFC, A_DPREFIX
+    {'C', FOR_BACKWARD},                       // A_X: the residual stream where a block begins
+    {'C', FOR_BACKWARD}, {'2', FOR_BACKWARD},  // A_LN1, A_STATS1: mean and rstd
+    {'3', ALWAYS}, {'A', FOR_BACKWARD},        // A_QKV, whose keys and values are a cache; A_ATT
+    {'C', FOR_BACKWARD}, {'C', FOR_BACKWARD},  // A_Y, A_MID: the stream behind attention
+    {'C', FOR_BACKWARD}, {'2', FOR_BACKWARD},  // A_U, A_STATS2
+    {'4', FOR_BACKWARD}, {'4', FOR_BACKWARD},  // A_FC, A_GELU
+    {'C', SHARED}, {'2', SHARED},              // A_LNF, A_STATSF, and
+    {'V', SHARED}, {'1', SHARED},              // A_LOGITS, A_LOSSES: n_logits rows
+    {'G', SHARED},                             // A_PREFIX: see room 4
+    {'C', ROOM}, {'C', ROOM}, {'C', ROOM},     // A_DX, A_DNORM (dlnf, du, dln1 in turn), A_DY
+    {'3', ROOM}, {'4', ROOM}, {'G', ROOM},     // A_DQKV, A_DFC, A_DPREFIX
     {'H', FOR_BACKWARD}, {'H', FOR_BACKWARD}, {'H', FOR_BACKWARD},  // of extensions, see Residue
     {'C', FOR_BACKWARD}, {'1', ALWAYS}, {'1', ALWAYS}, {'1', ALWAYS}, {'H', ROOM},
     {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD},
@@ -732,13 +704,10 @@ typedef struct {
     size_t size;
 } Activations;
 
-// Makes room for B sequences of T tokens. grad: of what trains, NULL for forward only. cache: keep
-// keys and values, so that forward can continue at a later start. In room 9.
+// Makes room for B sequences of T tokens. backward: for a backward pass, too. In room 9.
 static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits,
-                                   const Tensors *grad, bool cache);
-static real *layer_of(const Buffers *b, int id, size_t l) {
-    return l ? b->at[id] + l * b->stride[id] : b->at[id];
-}
+                                   bool backward);
+static real *layer_of(const Buffers *b, int id, size_t l) { return b->at[id] + l * b->stride[id]; }
 // Layer l of all buffers.
 static void layer_at(real *s[BUFFERS], const Buffers *b, size_t l) {
     for (int id = 0; id < BUFFERS; id++) s[id] = layer_of(b, id, l);
@@ -766,9 +735,6 @@ static const Linear QKV = {QKV_W, QKV_BIAS, QKV_A, QKV_B, A_LOW};
 static const Linear PROJ = {PROJ_W, PROJ_BIAS, PROJ_A, PROJ_B, A_LOW + 1};
 static const Linear FC = {FC_W, FC_BIAS, FC_A, FC_B, A_LOW + 2};
 static const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_A, FCPROJ_B, A_LOW + 3};
-
-// Does a linear layer train, itself or the LoRA beside it?
-static bool trains(const Tensors *grad, Linear k) { return grad->at[k.w] || grad->at[k.lora_a]; }
 
 // out = x W + bias + add, and every LoRA beside it. add may be NULL.
 static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l,
@@ -820,7 +786,8 @@ static void model_forward(const Model *m, Activations *a, const int *tokens, siz
     size_t C = m->dims.channels, L = m->dims.layers, V = m->dims.vocab, n = B * (T - start);
     size_t rows = a->n_logits;
     a->B = B, a->T = T, a->start = start, a->n = n;
-    embedding_derive(m);
+    const Extension *top = last_extension(m);  // the rows of those below it are there already
+    if (top) new_rows_forward(m->wte, top->w.at[NEW_ROWS], top->ids, top->dims.new_rows, C);
     embedding_forward(a->own.at[A_X], tokens, m->wte, w->at[WPE], B, T, start, C);
     for (size_t l = 0; l < L; l++) {
         real *s[BUFFERS], *out = layer_of(&a->own, A_X, l + 1);
@@ -853,13 +820,12 @@ static void model_forward(const Model *m, Activations *a, const int *tokens, siz
 typedef struct {
     size_t B, T;
     int *tokens, *targets;  // targets: the next token of each, -1: none
-    int *is_old;            // 1 where l_local is to see the token
+    int *is_old;            // 1: counts as old for l_local
 } Batch;
 
 // A training under way: what trains, and all that a step needs.
 typedef struct {
     Model *m;
-    size_t frozen;         // how many of m's extensions are
     const Tensors *w;      // of m's last extension or, if it has none, of its backbone
     const Dims *dims;
     Tensors grad, adam_m, adam_v;
@@ -881,10 +847,9 @@ static Loss model_loss(const Training *t) {
     const Batch *batch = &t->batch;
     const Extension *x = last_extension(m);
     LocalKind kind = x && x->sets & SET_ADAPTER ? x->config.local : LOCAL_NONE;
-    const real *losses = a->own.at[A_LOSSES];
-    Loss loss = {0, 0, 0, 0};
-    crossentropy_forward(a->own.at[A_LOSSES], a->own.at[A_LOGITS], batch->targets, a->n,
-                         m->dims.vocab);
+    real *losses = a->own.at[A_LOSSES];
+    Loss loss = {0};
+    crossentropy_forward(losses, a->own.at[A_LOGITS], batch->targets, a->n, m->dims.vocab);
     for (size_t i = 0; i < a->n; i++) {
         bool is_old = batch->is_old[i];
         loss.lm_scale += batch->targets[i] >= 0;  // counted first
@@ -902,13 +867,6 @@ static Loss model_loss(const Training *t) {
     return loss;
 }
 
-// Does anything train below the first block's u? Nothing is computed below the first tensor that
-// does.
-static bool trains_embedding(const Tensors *grad) { return grad->at[WTE] || grad->at[NEW_ROWS]; }
-static bool trains_below_u(const Tensors *grad) {
-    return trains_embedding(grad) || trains(grad, QKV);
-}
-
 // The residues of layer l: from dx, the gradient at the block's output, to du, which may be NULL.
 static void residues_backward(const Training *t, Loss loss, size_t l, real *du) {
     const Model *m = t->m;
@@ -920,8 +878,8 @@ static void residues_backward(const Training *t, Loss loss, size_t l, real *du) 
         bool last = x == last_extension(m);
         LocalKind local = last ? x->config.local : LOCAL_NONE;
         double terms = local == LOCAL_L1 ? C : 1;
-        real weight = (real)(x->config.alpha * loss.local_scale / terms);
-        real *dprefix = trains_below_u(&t->grad) ? s->at[A_DPREFIX] : NULL;
+        real weight = x->config.alpha * loss.local_scale / terms;
+        real *dprefix = du ? s->at[A_DPREFIX] : NULL;
         residue_backward(du, x->config.gate_input == INPUT_PREFIX ? dprefix : du,
                          residue_tensors(last ? &t->grad : &no_tensors, l), s->at[A_DX],
                          residue_at(m, &t->a, e, l), layer_of(s, A_U, l), residue_tensors(&x->w, l),
@@ -931,7 +889,9 @@ static void residues_backward(const Training *t, Loss loss, size_t l, real *du) 
     }
 }
 
-// Layer l: dx, the gradient at the block's output, becomes that at its input.
+// Layer l: dx, the gradient at the block's output, becomes that at its input. Of the first block
+// nothing is computed below the first tensor that trains: inside, down to what its u comes from;
+// below, down to the embedding.
 static void block_backward(const Training *t, Loss loss, size_t l) {
     const Model *m = t->m;
     const Activations *a = &t->a;
@@ -939,7 +899,7 @@ static void block_backward(const Training *t, Loss loss, size_t l) {
     real *s[BUFFERS];
     layer_at(s, &a->own, l);
     size_t C = m->dims.channels, n = a->n;
-    bool below = l > 0 || trains_embedding(grad), inside = l > 0 || trains_below_u(grad);
+    bool below = l > 0 || grad->at[WTE] || grad->at[NEW_ROWS], inside = below || grad->at[QKV_A];
     real *dx = s[A_DX], *dqkv = s[A_DQKV], *dy = s[A_DY], *dfc = s[A_DFC];
     real *du = s[A_DNORM], *dln1 = s[A_DNORM];  // in turn
     memset(du, 0, n * C * sizeof(real));
@@ -967,7 +927,6 @@ static void model_backward(const Training *t, Loss loss) {
     const Buffers *s = &a->own;
     const Extension *x = last_extension(m);
     size_t C = m->dims.channels, V = m->dims.vocab, L = m->dims.layers, n = a->n;
-    size_t last = m->n_extensions - 1;
     real *new_rows = grad->at[NEW_ROWS], *dwte = new_rows ? new_rows : grad->at[WTE];
     real *dlogits = s->at[A_LOGITS], *lnf = s->at[A_LNF], *dlnf = s->at[A_DNORM], *dx = s->at[A_DX];
     memset(s->at[A_DPREFIX], 0, n * m->dims.gate_in * sizeof(real));
@@ -976,8 +935,8 @@ static void model_backward(const Training *t, Loss loss) {
     // The head, logits = lnf wte^T, and the last LayerNorm: from dlogits to dx.
     matmul(dlnf, C, n, C, V, plain(dlogits, V), plain(m->wte, C), NULL, NULL);
     if (new_rows)
-        new_rows_backward(dwte, a->extension[last].at[A_PICKED], dlogits, lnf, x->ids,
-                          x->dims.new_rows, n, V, C);
+        new_rows_backward(dwte, a->extension[m->n_extensions - 1].at[A_PICKED], dlogits, lnf,
+                          x->ids, x->dims.new_rows, n, V, C);
     else if (dwte) matmul(dwte, C, V, C, n, transposed(dlogits, V), plain(lnf, C), NULL, NULL);
     memset(dx, 0, n * C * sizeof(real));
     layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], dlnf, layer_of(s, A_X, L),
@@ -1014,13 +973,12 @@ static double tensors_norm(const Tensors *t) {
 static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v,
                          const Dims *d, long step, double lr, double decay, double clip) {
     double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
-    real scale = (real)(norm > clip ? clip / norm : 1), epsilon = (real)1e-8;
-    real b1 = (real)beta1, b2 = (real)beta2;
-    real rate = (real)(lr / (1 - pow(beta1, step)));
-    real correction = (real)(1 / (1 - pow(beta2, step)));
+    real scale = norm > clip ? clip / norm : 1, epsilon = 1e-8;
+    real b1 = beta1, b2 = beta2;
+    real rate = lr / (1 - pow(beta1, step)), correction = 1 / (1 - pow(beta2, step));
     for (int id = 0; id < TENSORS; id++) {
         if (!g->at[id]) continue;
-        real keep = (real)(table[id].rows == '1' ? 1 : 1 - lr * decay);
+        real keep = table[id].rows == '1' ? 1 : 1 - lr * decay;
         real *wt = w->at[id], *mt = m->at[id], *vt = v->at[id];
         const real *gt = g->at[id];
         size_t size = tensor_layers(id, d) * g->layer_size[id];
@@ -1029,7 +987,7 @@ static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, c
             real gi = gt[i] * scale;
             mt[i] = b1 * mt[i] + (1 - b1) * gi;
             vt[i] = b2 * vt[i] + (1 - b2) * gi * gi;
-            real deviation = (real)sqrt(vt[i] * correction);  // in real's width
+            real deviation = sqrt(vt[i] * correction);  // in real's width
             wt[i] = wt[i] * keep - rate * mt[i] / (deviation + epsilon);
         }
     }
@@ -1049,10 +1007,11 @@ typedef struct {
 
 // The domain among `count` that a uniform x in [0, 1) falls on.
 static const Tokens *pick(const Tokens *domains, size_t count, double x) {
-    return &domains[min_size((size_t)(x * count), count - 1)];
+    return &domains[min_size(x * count, count - 1)];
 }
 
-// Draws a batch. A sequence starts anywhere in its text. The draws do not depend on p.
+// Draws a batch. A sequence starts anywhere in its text. It takes two random numbers,
+// whatever p is.
 static void loader_next(Loader *loader, Batch *batch) {
     size_t T = batch->T;
     double p = loader->n_old ? loader->p : 0, q = loader->n_penalty_only ? loader->q : 0;
@@ -1072,8 +1031,26 @@ static void loader_next(Loader *loader, Batch *batch) {
     }
 }
 
-static Training training_new(Model *m, size_t B, size_t T);
-static void training_free(Training *t);
+// Begins to train m's last extension or, if it has none, its backbone.
+static Training training_new(Model *m, size_t B, size_t T) {
+    const Extension *x = last_extension(m);
+    Training t = {.m = m, .w = x ? &x->w : &m->w, .dims = x ? &x->dims : &m->dims};
+    int sets = x ? x->sets : SET_BACKBONE;
+    t.grad = tensors_allocate(sets, t.dims);
+    t.adam_m = tensors_allocate(sets, t.dims);
+    t.adam_v = tensors_allocate(sets, t.dims);
+    t.a = activations_new(m, B, T, B * T, true);
+    int *memory = allocate(3 * B * T, sizeof(int));
+    t.batch = (Batch){B, T, memory, memory + B * T, memory + 2 * B * T};
+    return t;
+}
+
+// Frees all that training_new made; m stays.
+static void training_free(Training *t) {
+    free(t->a.memory);
+    free(t->grad.memory), free(t->adam_m.memory), free(t->adam_v.memory), free(t->batch.tokens);
+}
+
 // One step on the batch that is there. Returns its losses, as they were before the step.
 static Loss training_step(Training *t, double lr, double decay) {
     model_forward(t->m, &t->a, t->batch.tokens, t->batch.B, t->batch.T, 0);
@@ -1136,34 +1113,41 @@ typedef struct { double gate, closed; } GateScore;
 // Mean loss in nats a token, bits a byte of text, and every extension's gates, over all layers.
 typedef struct { double loss, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
 
-// Adds to the score's gates what they do on the first n rows of a pass. In room 9.
-static void gates_add(Score *s, const Model *m, const Activations *a, size_t n);
+// Adds to the score's gates what they do on the first n rows of a pass.
+static void gates_add(Score *s, const Model *m, const Activations *a, size_t n) {
+    double terms = (double)m->dims.layers * s->tokens;
+    for (size_t e = 0; e < m->n_extensions; e++)
+        for (size_t l = 0; l < m->dims.layers && m->extension[e]->sets & SET_ADAPTER; l++) {
+            Residue r = residue_at(m, a, e, l);
+            for (size_t t = 0; t < n; t++) {
+                s->gates[e].gate += r.gate[t] / terms;
+                s->gates[e].closed += (r.gate[t] == 0) / terms;
+            }
+        }
+}
+
 // Scores a whole file, in windows of T predictions. When interrupted, ends the program.
 static Score evaluate(const Model *m, const Tokens *file, size_t T) {
     size_t rows = T < 1024 ? 1024 / T * T : T;
     size_t count = file->count - 1;  // every token but the first is predicted
-    Activations a = activations_new(m, rows / T, T, rows, NULL, false);
-    int *tokens = allocate(2 * rows, sizeof(int)), *targets = tokens + rows;
+    Activations a = activations_new(m, rows / T, T, rows, false);
+    int *tokens = allocate(rows + 1, sizeof(int));  // the targets begin at the second
     Score s = {.tokens = count};
     double start = now();
     for (size_t first = 0; first < count; first += rows) {
         size_t n = min_size(rows, count - first);
-        for (size_t i = 0; i < rows; i++) {
-            tokens[i] = i < n ? file->ids[first + i] : 0;
-            targets[i] = i < n ? file->ids[first + i + 1] : -1;
-        }
+        for (size_t i = 0; i <= n; i++) tokens[i] = file->ids[first + i];
         model_forward(m, &a, tokens, rows / T, T, 0);
-        crossentropy_forward(a.own.at[A_LOSSES], a.own.at[A_LOGITS], targets, rows, m->dims.vocab);
+        crossentropy_forward(a.own.at[A_LOSSES], a.own.at[A_LOGITS], tokens + 1, n, m->dims.vocab);
         for (size_t i = 0; i < n; i++) {
             size_t length;
-            tokenizer_bytes(m->tokenizer, targets[i], &length);
+            tokenizer_bytes(m->tokenizer, tokens[i + 1], &length);
             s.bytes += length;
             s.loss += a.own.at[A_LOSSES][i];
         }
         gates_add(&s, m, &a, n);
         if (now() - start > 2)
-            progress("eval", first / rows + 1, (count - 1) / rows + 1, file->name,
-                     start, rows);
+            progress("eval", first / rows + 1, (count - 1) / rows + 1, file->name, start, rows);
         if (interrupted) end_interrupted("evaluation", "start it again");
     }
     s.bpb = s.loss / 0.6931471805599453 / s.bytes;
@@ -1198,7 +1182,13 @@ typedef struct {
 
 // Begins with a prompt of at least one token.
 static Sampler sampler_new(const Model *m, const int *prompt, size_t count, double temperature,
-                           Random random);
+                           Random random) {
+    size_t T = m->dims.positions;
+    Sampler s = {.m = m, .count = count, .temperature = temperature, .random = random};
+    s.a = activations_new(m, 1, T, 1, false);
+    s.tokens = memcpy(allocate(max_size(count, T) + 1, sizeof(int)), prompt, count * sizeof(int));
+    return s;
+}
 
 // Draws the next token.
 static int sampler_next(Sampler *s) {
@@ -1217,16 +1207,16 @@ static int sampler_next(Sampler *s) {
 // Replay (ours). What a model is not shown again it loses, whatever the method: a gate that saw
 // captions and French learns "caption or not", and opens on plays. But the model can be asked for
 // what it knows: before it learns something new it writes text, at temperature 1 from <|endoftext|>
-// on, and the penalty, and nothing else, is shown that text among the new. (--replay-as text learns
-// it, too: the rivals' only way.) To rehearse on a model's own samples is an old idea
-// (Robins 1995; Shin et al. 2017; Sun et al. 2020; Huang et al. 2024). That only a gate's penalty
-// sees them we have found nowhere.
+// on, and the penalty, and nothing else, is shown that text among the new. (The rivals have no
+// penalty, and can only learn it: --replay-as text.) To rehearse on a model's own samples is an old
+// idea (Robins 1995; Shin et al. 2017; Sun et al. 2020; Huang et al. 2024). That only a gate's
+// penalty sees them we have found nowhere.
 //
-// Here m writes n tokens or some more, as it was with `age` extensions: pieces of T tokens, each
+// Here m writes c->replay tokens or some more, as it was with `age` extensions: pieces of T, each
 // with random numbers of its own, so that it writes the same on any number of threads.
 static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
     size_t T = m->dims.positions, pieces = (c->replay + T - 1) / T, done = 0, n = m->n_extensions;
-    size_t size = m->dims.vocab * m->dims.channels * sizeof(real);
+    size_t size = m->w.layer_size[WTE] * sizeof(real);
     int end = m->tokenizer->size - 1;
     Tokens text = {.name = "replay", .count = pieces * T + 1};
     text.ids = allocate(text.count, sizeof *text.ids);
@@ -1255,25 +1245,25 @@ static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
 
 // -------------------------------------------------------------------------------------------------
 // 9. Memory and files: activations, models as folders of Hugging Face, extensions, states. The
-// bytes of the files are written and read in tokenizer.c.
+// bytes of the files are written and read in tokenizer.c. (extension_load needs the settings: it is
+// in room 11.)
 
-// Lays out the buffers: while there is no memory yet, only to know their size.
+// Lays out the buffers: while there is no memory yet, only to know their size. One that its owner,
+// the model or an extension, has no use for gets no rows.
 static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T,
-                                const Tensors *grad, bool cache) {
-    int asked = ALWAYS | (cache ? FOR_CACHE : 0);
-    if (grad)
-        asked |= FOR_BACKWARD | (trains(grad, QKV) ? FOR_QKV_W : 0)
-               | (trains(grad, PROJ) ? FOR_PROJ_W : 0) | (trains(grad, FCPROJ) ? FOR_FCPROJ_W : 0);
+                                bool backward) {
     a->size = 0;
     for (size_t e = 0; e <= m->n_extensions; e++) {
         Buffers *s = e ? &a->extension[e - 1] : &a->own;
         const Dims *d = e ? &m->extension[e - 1]->dims : &m->dims;
-        for (int id = e ? MODEL_BUFFERS : 0; id < (e ? BUFFERS : MODEL_BUFFERS); id++) {
+        for (int id = 0; id < BUFFERS; id++) {
             size_t width = id == A_ATT ? T * d->heads : size_of(buffers[id].width, d);
             size_t rows = id >= A_LNF && id <= A_LOSSES ? a->n_logits : B * T;
-            size_t copies = buffers[id].copies & asked ? d->layers + (id == A_X) : 1;
-            if (e && id < A_LOW && !d->hidden) rows = 0;
-            if (buffers[id].copies == ROOM && !grad) rows = 0;
+            int kind = buffers[id].copies;
+            bool each = kind == ALWAYS || (kind == FOR_BACKWARD && backward);
+            size_t copies = each ? d->layers + (id == A_X) : 1;
+            if (e ? id < (d->hidden ? MODEL_BUFFERS : A_LOW) : id >= MODEL_BUFFERS) rows = 0;
+            if (kind == ROOM && !backward) rows = 0;
             if ((double)copies * rows * width > 0x1p48)  // sums of these fit 64 bits
                 die("out of memory: %zu activations of %zu x %zu numbers", copies, rows, width);
             size_t size = round_up(rows * width, 16);
@@ -1285,11 +1275,11 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
 }
 
 static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits,
-                                   const Tensors *grad, bool cache) {
+                                   bool backward) {
     Activations a = {.n_logits = n_logits};
-    activations_lay_out(&a, m, B, T, grad, cache);
+    activations_lay_out(&a, m, B, T, backward);
     a.memory = allocate(a.size, sizeof(real));
-    activations_lay_out(&a, m, B, T, grad, cache);
+    activations_lay_out(&a, m, B, T, backward);
     return a;
 }
 
@@ -1311,63 +1301,21 @@ static Tensors tensors_allocate(int sets, const Dims *d) {
 }
 
 // Draws initial values for every tensor of t, in table order.
-static void tensors_init(Tensors *t, const Dims *d, const TrainConfig *c, Random *random) {
+static void tensors_init(const Tensors *t, const Dims *d, const TrainConfig *c, uint64_t purpose) {
+    Random random = random_stream(c->seed, purpose);
     double C = d->channels, L = d->layers;
+    bool open = c->gate == GATE_RELU && c->gate_init == START_OPEN;
     for (int id = 0; id < TENSORS; id++) {
-        double deviation = 0, constant = 0;
-        switch (table[id].init) {
-        case INIT_ONE: constant = 1; break;
-        case INIT_GPT2: deviation = 0.02 * sqrt(768 / C); break;
-        case INIT_GPT2_PROJ: deviation = 0.02 * sqrt(768 / C / (2 * L)); break;
-        case INIT_ADAPTER: deviation = sqrt((c->init == VARIANCE_HE ? 2 : 1 / L) / C); break;
-        case INIT_FAN_IN: deviation = 1 / sqrt(tensor_rows(id, d)); break;
-        case INIT_GATE_W: deviation = c->gate_init == START_RANDOM ? 1 / sqrt(C) : 0; break;
-        case INIT_GATE_B: constant = c->gate == GATE_RELU && c->gate_init == START_OPEN; break;
-        default: break;
-        }
+        const double deviations[] = {
+            [INIT_GPT2] = 0.02 * sqrt(768 / C), [INIT_GPT2_PROJ] = 0.02 * sqrt(768 / C / (2 * L)),
+            [INIT_ADAPTER] = sqrt((c->init == VARIANCE_HE ? 2 : 1 / L) / C),
+            [INIT_FAN_IN] = 1 / sqrt(tensor_rows(id, d)),
+            [INIT_GATE_W] = c->gate_init == START_RANDOM ? 1 / sqrt(C) : 0};
+        double deviation = deviations[table[id].init];
+        bool one = table[id].init == INIT_ONE || (table[id].init == INIT_GATE_B && open);
         for (size_t i = 0; t->at[id] && i < tensor_layers(id, d) * t->layer_size[id]; i++)
-            t->at[id][i] = constant + (deviation > 0 ? deviation * random_normal(random) : 0);
+            t->at[id][i] = one + (deviation > 0 ? deviation * random_normal(&random) : 0);
     }
-}
-
-static Training training_new(Model *m, size_t B, size_t T) {
-    const Extension *x = last_extension(m);
-    Training t = {.m = m, .w = x ? &x->w : &m->w, .dims = x ? &x->dims : &m->dims,
-                  .frozen = x ? m->n_extensions - 1 : 0};
-    int sets = x ? x->sets : SET_BACKBONE;
-    t.grad = tensors_allocate(sets, t.dims);
-    t.adam_m = tensors_allocate(sets, t.dims);
-    t.adam_v = tensors_allocate(sets, t.dims);
-    t.a = activations_new(m, B, T, B * T, &t.grad, false);
-    int *memory = allocate(3 * B * T, sizeof(int));
-    t.batch = (Batch){B, T, memory, memory + B * T, memory + 2 * B * T};
-    return t;
-}
-
-static void training_free(Training *t) {
-    free(t->a.memory);
-    free(t->grad.memory), free(t->adam_m.memory), free(t->adam_v.memory), free(t->batch.tokens);
-}
-
-static Sampler sampler_new(const Model *m, const int *prompt, size_t count, double temperature,
-                           Random random) {
-    size_t T = m->dims.positions;
-    Sampler s = {.m = m, .count = count, .temperature = temperature, .random = random};
-    s.a = activations_new(m, 1, T, 1, NULL, true);
-    s.tokens = memcpy(allocate(max_size(count, T) + 1, sizeof(int)), prompt, count * sizeof(int));
-    return s;
-}
-
-static void gates_add(Score *s, const Model *m, const Activations *a, size_t n) {
-    double terms = (double)m->dims.layers * s->tokens;
-    for (size_t e = 0; e < m->n_extensions; e++)
-        for (size_t l = 0; l < m->dims.layers && m->extension[e]->sets & SET_ADAPTER; l++) {
-            Residue r = residue_at(m, a, e, l);
-            for (size_t t = 0; t < n; t++) {
-                s->gates[e].gate += r.gate[t] / terms;
-                s->gates[e].closed += (r.gate[t] == 0) / terms;
-            }
-        }
 }
 
 // What a file holds of a model's or an extension's tensors, and of the tokens (ids) whose rows are
@@ -1383,7 +1331,7 @@ static StoredList tensors_list(const Tensors *t, const Dims *d, int *ids) {
         }
     if (d->new_rows) {
         Stored *x = stored_add(&list, "I32", 0, d->new_rows);
-        snprintf(x->name, sizeof x->name, "wte.ids");
+        strcpy(x->name, "wte.ids");
         x->data = ids;
     }
     return list;
@@ -1402,25 +1350,57 @@ static uint64_t model_hash(const Model *m, size_t count) {
     return hash;
 }
 
-static void extension_complete(Extension *x) {
-    bool adapter = x->dims.hidden > 0, gate = adapter && x->config.gate != GATE_NONE;
-    x->dims.gate_in = (x->config.gate_input == INPUT_PREFIX ? 2 : 1) * x->dims.channels;
-    x->sets = (adapter ? SET_ADAPTER : 0) | (gate ? SET_GATE : 0) | (x->dims.rank ? SET_LORA : 0)
-            | (x->dims.new_rows ? SET_ROWS : 0);
+// The sizes and sets of an extension, from its config and the sizes of the model.
+static void extension_complete(Extension *x, const Dims *d) {
+    const TrainConfig *c = &x->config;
+    x->dims = *d;
+    x->dims.hidden = c->hidden, x->dims.rank = c->rank, x->dims.new_rows = c->new_rows;
+    x->dims.gate_in = (c->gate_input == INPUT_PREFIX ? 2 : 1) * d->channels;
+    x->sets = (c->hidden ? SET_ADAPTER : 0) | (c->rank ? SET_LORA : 0)
+            | (c->hidden && c->gate != GATE_NONE ? SET_GATE : 0) | (c->new_rows ? SET_ROWS : 0);
 }
 
+// Plugs x in; from then on it is m's.
 static void extension_attach(Model *m, Extension *x) {
-    size_t size = m->dims.vocab * m->dims.channels;
+    size_t V = m->dims.vocab, size = m->w.layer_size[WTE] * sizeof(real);
     if (m->n_extensions == MAX_EXTENSIONS)
         die("at most %d extensions on one model", MAX_EXTENSIONS);
     m->extension[m->n_extensions++] = x;
     m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
     if (x->config.gate_input == INPUT_PREFIX) m->dims.gate_in = x->dims.gate_in;
-    x->row_of = memset(allocate(m->dims.vocab, sizeof(int)), -1, m->dims.vocab * sizeof(int));
+    x->row_of = memset(allocate(V, sizeof(int)), -1, V * sizeof(int));
     for (size_t i = 0; i < x->dims.new_rows; i++)
         m->unseen[x->ids[i]] = false, x->row_of[x->ids[i]] = i;
     if (x->dims.new_rows && m->wte == m->w.at[WTE])
-        m->wte = memcpy(allocate(size, sizeof(real)), m->wte, size * sizeof(real));
+        m->wte = memcpy(allocate(size, 1), m->wte, size);
+    embedding_derive(m);
+}
+
+// Makes the extension that c describes and plugs it into m. Its new rows are those of tokens that
+// are unseen and among those to learn (V; NULL: all). Sizes: a fifth of the backbone's parameters,
+// 3 C H L = N / 5, and for LoRA as many, 16 C R L = 3 C H L.
+static Extension *extension_new(Model *m, const TrainConfig *c, const bool *learn) {
+    Extension *x = allocate(1, sizeof *x);
+    size_t C = m->dims.channels, V = m->dims.vocab;
+    double fifth = 0.2 * m->w.size / (3.0 * C * m->dims.layers);
+    long hidden = c->hidden, rank = c->rank;
+    int uses = methods[c->method].uses;
+    if (!hidden) hidden = 16 * max_size(1, fifth / 16 + 0.5);
+    if (!rank) rank = (3 * hidden + 15) / 16;
+    x->config = *c;
+    x->config.hidden = uses & SET_ADAPTER ? hidden : 0;
+    x->config.rank = uses & SET_LORA ? rank : 0;
+    x->config.new_rows = 0;
+    x->ids = allocate(V, sizeof *x->ids);
+    for (size_t v = 0; v < V && c->new_rows; v++)
+        if (m->unseen[v] && (!learn || learn[v])) x->ids[x->config.new_rows++] = v;
+    extension_complete(x, &m->dims);
+    x->w = tensors_allocate(x->sets, &x->dims);
+    tensors_init(&x->w, &x->dims, c, FOR_EXTENSION);
+    for (size_t i = 0; i < x->dims.new_rows; i++)
+        memcpy(x->w.at[NEW_ROWS] + i * C, m->wte + x->ids[i] * C, C * sizeof(real));
+    extension_attach(m, x);
+    return x;
 }
 
 // Unplugs m's last extension and frees it.
@@ -1435,8 +1415,7 @@ static Model *model_new(const Dims *d, const TrainConfig *c, Tokenizer *tokenize
     *m = (Model){.dims = *d, .tokenizer = tokenizer, .w = tensors_allocate(SET_BACKBONE, d)};
     m->wte = m->w.at[WTE];
     m->unseen = memset(allocate(d->vocab, sizeof *m->unseen), true, d->vocab);
-    Random random = random_stream(c->seed, FOR_BACKBONE);
-    tensors_init(&m->w, d, c, &random);
+    tensors_init(&m->w, d, c, FOR_BACKBONE);
     m->hash[0] = model_hash(m, 0);
     return m;
 }
@@ -1538,8 +1517,7 @@ static void model_save(const Model *m, const char *folder, const char *metadata)
     char *path = join(folder, "/", "config.json");
     char *weights = join(folder, "/", "model.safetensors");
     const Dims *d = &m->dims;
-    StoredList list = tensors_list(&m->w, d, NULL);
-    safetensors_write(weights, &list, 0, metadata);
+    StoredList list = model_list(m, 0);
     tokenizer_save(m->tokenizer, folder);
     FILE *file = output_open(path);
     fprintf(file, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n"
@@ -1555,58 +1533,24 @@ static void model_save(const Model *m, const char *folder, const char *metadata)
         if (m->unseen[v]) fprintf(file, "%s%zu", between, v), between = ", ";
     fprintf(file, "]\n}\n");
     output_close(file);
+    safetensors_write(weights, &list, 0, metadata);  // last: then the folder is whole
     free(path), free(weights), free(list.at);
 }
 
 // Saves m's last extension.
 static void extension_save(const Model *m, const char *path, const char *metadata) {
-    const Extension *x = last_extension(m);
-    StoredList list = tensors_list(&x->w, &x->dims, x->ids);
+    StoredList list = model_list(m, m->n_extensions);
     safetensors_write(path, &list, m->hash[m->n_extensions - 1], metadata);
     free(list.at);
 }
 
-static void config_read(TrainConfig *c, const Safetensors *s);  // room 11
-
-// Loads an extension and plugs it in. Dies unless it was trained upon m as it is, or as it was with
-// fewer extensions: those that were trained apart add up.
-static void extension_load(Model *m, const char *path) {
-    Safetensors s = safetensors_open(path);
-    Extension *x = allocate(1, sizeof *x);
-    config_read(&x->config, &s);
-    if (methods[x->config.method].uses & SET_BACKBONE)
-        die("%s: is a model, not an extension", path);
-    uint64_t upon = metadata_hash(&s, "upon");
-    size_t k = 0;
-    for (size_t i = 1; i <= m->n_extensions; i++)
-        if (m->hash[i] == metadata_hash(&s, "hash")) die("%s: given twice", path);
-    while (k < m->n_extensions && m->hash[k] != upon) k++;
-    if (m->hash[k] != upon)
-        die("%s: trained upon a model with hash %016" PRIx64 ", this one has %016" PRIx64
-            " (-x in the order of training)", path, upon, m->hash[m->n_extensions]);
-    x->dims = m->dims;
-    x->dims.hidden = x->config.hidden;
-    x->dims.rank = x->config.rank;
-    x->dims.new_rows = x->config.new_rows;
-    extension_complete(x);
-    x->ids = allocate(x->dims.new_rows, sizeof(int));
-    x->w = tensors_load(&s, x->sets, &x->dims, x->ids);
-    for (size_t i = 0; i < x->dims.new_rows; i++)
-        if (x->ids[i] < 0 || (size_t)x->ids[i] >= m->dims.vocab)
-            die("%s: wte.ids has %d, beyond the vocabulary of %zu", path, x->ids[i], m->dims.vocab);
-    safetensors_close(&s);
-    extension_attach(m, x);
-}
-
 // Fills what was to be trained, m's last extension or its backbone, from the file of a finished
-// training. Returns the seconds it took; dies if it was another.
-static double result_load(Model *m, const char *path, const char *metadata) {
+// training. Dies if it was another.
+static void result_load(Model *m, const char *path, const char *metadata) {
     Safetensors s = safetensors_open(path);
     metadata_compare(&s, metadata);
-    double seconds = strtod(metadata_text(&s, "seconds"), NULL);
     list_load(&s, model_list(m, m->n_extensions));
     m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
-    return seconds;
 }
 
 // What a state holds: what trains, and its moments.
@@ -1616,7 +1560,7 @@ static StoredList state_list(const Training *t) {
     StoredList list = {0};
     for (int i = 0; i < 3; i++) {
         Stored *x = stored_add(&list, "F32", 0, t->w->size);
-        snprintf(x->name, sizeof x->name, "%s", names[i]);
+        strcpy(x->name, names[i]);
         x->data = parts[i]->memory;
     }
     return list;
@@ -1626,24 +1570,21 @@ static void state_save(const StateFile *file, const Training *t, const Loader *l
                        double seconds) {
     char text[2048];
     snprintf(text, sizeof text, "%s,\"place\":\"%ld %.1f %" PRIu64 "\"", file->metadata, t->step,
-             seconds, loader->random.state);
+             seconds, loader->random);
     StoredList list = state_list(t);
-    safetensors_write(file->path, &list, t->m->hash[t->frozen], text);
+    safetensors_write(file->path, &list, 0, text);
     free(list.at);
 }
 
 static double state_load(const StateFile *file, Training *t, Loader *loader) {
-    bool there = !access(file->path, F_OK);
-    if (there && !file->resume)
+    if (access(file->path, F_OK)) return 0;
+    if (!file->resume)
         die("%s: an interrupted training is there: --resume goes on, or remove it", file->path);
-    if (!there) return 0;
     Safetensors s = safetensors_open(file->path);
     double seconds;
     metadata_compare(&s, file->metadata);
-    if (metadata_hash(&s, "upon") != t->m->hash[t->frozen])
-        die("%s: is of a training that began with another model", file->path);
-    const char *place = metadata_text(&s, "place"), *format = "%ld %lf %" SCNu64;
-    if (sscanf(place, format, &t->step, &seconds, &loader->random.state) != 3 || t->step < 1)
+    const char *place = metadata_text(&s, "place");
+    if (sscanf(place, "%ld %lf %" SCNu64, &t->step, &seconds, &loader->random) != 3 || t->step < 1)
         die("%s: metadata \"place\" is %.60s, expected step, seconds, random state", file->path,
             place);
     list_load(&s, state_list(t));
@@ -1688,17 +1629,17 @@ static inline void store(real *x, vec v) { memcpy(x, &v, sizeof v); }
 // gradually. NaN stays NaN: it fails both comparisons.
 static inline real exponential(real x) {
     if (sizeof(real) == sizeof(double)) return exp(x);
-    float y = (float)x;
+    float y = x;
     y = y < -104 ? -104 : y;
     y = y > 89 ? 89 : y;
     union { float value; uint32_t bits; } round = {y * 1.44269504f + 12582912.0f}, low, high;
     float n = round.value - 12582912.0f, r = y - n * 0.693145752f - n * 1.42860677e-6f;
     float e = 1 / 120.f + r * (1 / 720.f + r * (1 / 5040.f));
     e = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * e))));
-    int32_t power = (int32_t)(round.bits - 0x4B400000u);
+    int32_t power = round.bits - 0x4B400000u;
     low.bits = (uint32_t)((power >> 1) + 127) << 23;
     high.bits = (uint32_t)(power - (power >> 1) + 127) << 23;
-    return (real)(e * low.value * high.value);
+    return e * low.value * high.value;
 }
 
 static real dot(size_t n, const real *a, const real *b) {
@@ -1732,21 +1673,22 @@ static real largest(size_t n, const real *a) {
 }
 
 static real *scratch(int slot, size_t size) {
-    static _Thread_local struct { real *at; size_t size; } slots[SCRATCHES];
-    if (slots[slot].size < size) {
-        free(slots[slot].at);
-        slots[slot].at = allocate(size, sizeof(real));
-        slots[slot].size = size;
+    static _Thread_local real *at[SCRATCHES];
+    static _Thread_local size_t sizes[SCRATCHES];
+    if (sizes[slot] < size) {
+        free(at[slot]);
+        at[slot] = allocate(size, sizeof(real));
+        sizes[slot] = size;
     }
-    return slots[slot].at;
+    return at[slot];
 }
 
 static Random random_stream(uint64_t seed, uint64_t purpose) {
-    return (Random){(seed * 64 + purpose) * 0xD1342543DE82EF95u};
+    return (seed * 64 + purpose) * 0xD1342543DE82EF95u;
 }
 
 static uint64_t random_bits(Random *r) {
-    uint64_t z = r->state += 0x9E3779B97F4A7C15u;
+    uint64_t z = *r += 0x9E3779B97F4A7C15u;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
     z = (z ^ z >> 27) * 0x94D049BB133111EBu;
     return z ^ z >> 31;
@@ -1826,8 +1768,8 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
     memcpy(tile, sum, sizeof tile);
     for (size_t i = 0; i < height; i++)
         for (size_t j = 0; j < width; j++) {
-            real more = (add ? add[i * c_row + j] : 0) + (bias ? bias[j] : 0);
-            c[i * c_row + j] = tile[i * PANEL + j] + more;
+            real more = add ? add[i * c_row + j] : 0;
+            c[i * c_row + j] = tile[i * PANEL + j] + more + (bias ? bias[j] : 0);
         }
 }
 
@@ -1901,13 +1843,14 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
                              a.col);
                     for (size_t j = 0; j < cols; j += PANEL)
                         for (size_t i = 0; i < rows; i += MR) {
-                            Matrix lying = {block + i * a.row, a.row, 1};
-                            Matrix packed = {packed_a + (i - along) * depth, 1, MR};
+                            Matrix part = {block + i * a.row, a.row, 1};
+                            if (i >= along)
+                                part = (Matrix){packed_a + (i - along) * depth, 1, MR};
                             real *at = c + (i0 + i) * c_row + j0 + j;
                             const real *sum = k0 ? at : add ? add + (at - c) : NULL;
                             multiply_panels(at, c_row, min_size(MR, rows - i),
                                             min_size(PANEL, cols - j), depth,
-                                            i < along ? lying : packed, packed_b + j * depth,
+                                            part, packed_b + j * depth,
                                             k0 || !bias ? NULL : bias + j0 + j, sum);
                         }
                 }
@@ -2032,7 +1975,7 @@ static TrainConfig train_config(const Settings *s, long method) {
     c->method = method;
     c->seq_len = s->train.seq_len;
     if (method == BACKBONE) c->steps = s->pretrain_steps, c->lr = s->pretrain_lr;
-    c->warmup = c->warmup < c->steps / 10 ? c->warmup : c->steps / 10;
+    c->warmup = min_size(c->warmup, c->steps / 10);
     if (c->local == LOCAL_CE && c->gate != GATE_SIGMOID) die("--local ce: needs --gate sigmoid");
     if (c->gate_input == INPUT_PREFIX && c->gate == GATE_NONE)
         die("--gate-input prefix: needs a --gate");
@@ -2049,21 +1992,15 @@ static void settings_check(const Settings *s, const char *chosen, int uses) {
             die("--%s: is not for %s", setting_name(&settings[i]), chosen);
 }
 
-// Writes all that a training depends on, for its files: the config, and a hash of the texts in
-// their roles and of the tokens whose rows train. The hash chain says with which weights it began.
+// Writes all that a training depends on, for its files: the config, and a hash of the weights that
+// it begins with, what they stand upon, and the texts in their roles.
 static void config_describe(char text[1024], const TrainConfig *c, const Model *m,
                             const Loader *loader) {
-    const Extension *x = last_extension(m);
-    uint64_t data = loader->new.hash + m->dims.heads;  // which the weights' shapes do not show
+    uint64_t data = hash_bits(m->hash[m->n_extensions], m->dims.heads) + loader->new.hash;
     for (size_t i = 0; i < loader->n_old + loader->n_penalty_only; i++)
         data = hash_bits(data, i < loader->n_old) + loader->kept[i].hash;
-    for (size_t i = 0; x && i < x->dims.new_rows; i++) data = hash_bits(data, (uint32_t)x->ids[i]);
     text += settings_write(text, c, sizeof *c, settings, SETTINGS);
     sprintf(text, ",\"data\":\"%016" PRIx64 "\"", data);
-}
-
-static void config_read(TrainConfig *c, const Safetensors *s) {
-    settings_load(c, sizeof *c, settings, SETTINGS, s);
 }
 
 static void on_interrupt(int signal) {
@@ -2082,6 +2019,33 @@ static void print_settings(const Settings *s, const Model *m) {
     printf("nr: seed %ld, threads: %d\nmodel: %zu layers, %zu heads, %zu channels, context %zu, "
            "vocabulary %zu: %.3fM parameters\n", s->train.seed, omp_get_max_threads(),
            d->layers, d->heads, d->channels, d->positions, d->vocab, 1e-6 * m->w.size);
+}
+
+// Loads an extension and plugs it in. Dies unless it was trained upon m as it is, or as it was with
+// fewer extensions: those that were trained apart add up.
+static void extension_load(Model *m, const char *path) {
+    Safetensors s = safetensors_open(path);
+    Extension *x = allocate(1, sizeof *x);
+    settings_load(&x->config, sizeof x->config, settings, SETTINGS, &s);
+    if (methods[x->config.method].uses & SET_BACKBONE)
+        die("%s: is a model, not an extension", path);
+    uint64_t upon = metadata_hash(&s, "upon");
+    size_t k = 0;
+    x->hash = metadata_hash(&s, "hash");
+    for (size_t e = 0; e < m->n_extensions; e++)
+        if (m->extension[e]->hash == x->hash) die("%s: given twice", path);
+    while (k < m->n_extensions && m->hash[k] != upon) k++;
+    if (m->hash[k] != upon)
+        die("%s: trained upon a model with hash %016" PRIx64 ", this one has %016" PRIx64
+            " (-x in the order of training)", path, upon, m->hash[m->n_extensions]);
+    extension_complete(x, &m->dims);
+    x->ids = allocate(x->dims.new_rows, sizeof(int));
+    x->w = tensors_load(&s, x->sets, &x->dims, x->ids);
+    for (size_t i = 0; i < x->dims.new_rows; i++)
+        if (x->ids[i] < 0 || (size_t)x->ids[i] >= m->dims.vocab)
+            die("%s: wte.ids has %d, beyond the vocabulary of %zu", path, x->ids[i], m->dims.vocab);
+    safetensors_close(&s);
+    extension_attach(m, x);
 }
 
 // Loads -i and every -x. Without --context, seq_len becomes the model's.
@@ -2134,16 +2098,16 @@ static Model *teach(Settings *s, long method, double *seconds) {
     if (!whole) c = extension_new(m, &c, rows)->config;
     else tokens_mark(m->unseen, &loader.new, 1, false);
 
-    char metadata[1100];
+    char metadata[1024];
     StateFile file = {join(s->out, "", ".state"), metadata, s->save_every, s->resume};
     config_describe(metadata, &c, m, &loader);
     char *weights = join(s->out, whole ? "/model.safetensors" : "", "");
+    *seconds = 0;
     if (s->resume && access(file.path, F_OK) && !access(weights, F_OK)) {
-        *seconds = result_load(m, weights, metadata);
+        result_load(m, weights, metadata);
         printf("%-9s is finished: %s\n", methods[method].name, s->out);
     } else {
         *seconds = train(m, &c, &loader, &file);
-        snprintf(metadata + strlen(metadata), 32, ",\"seconds\":\"%.1f\"", *seconds);
         if (whole) model_save(m, s->out, metadata);
         else extension_save(m, s->out, metadata);
     }
@@ -2239,8 +2203,7 @@ static void print_bytes(const Model *m, int token) {
 // `stop`. Returns how many were drawn.
 static long continue_text(const Model *m, const int *tokens, size_t count, long n,
                           double temperature, long seed, bool stop) {
-    Random random = random_stream(seed, FOR_SAMPLING);
-    Sampler s = sampler_new(m, tokens, count, temperature, random);
+    Sampler s = sampler_new(m, tokens, count, temperature, random_stream(seed, FOR_SAMPLING));
     long drawn = 0;
     for (; drawn < n && !interrupted; drawn++) {
         int token = sampler_next(&s);
@@ -2254,14 +2217,12 @@ static long continue_text(const Model *m, const int *tokens, size_t count, long 
 
 // Prints how a file begins and how a model goes on, on one line.
 static void print_sample(const Model *m, const Tokens *file, long seed) {
-    enum { SHOWN = 8 };  // tokens
-    int prompt[1 + SHOWN] = {m->tokenizer->size - 1};
-    size_t count = 1;
+    int prompt[9] = {m->tokenizer->size - 1};
+    size_t shown = min_size(8, file->count);
     printf("%9s %.8s: ", "", file->name);
-    for (; count <= SHOWN && count <= file->count; count++)
-        print_bytes(m, prompt[count] = file->ids[count - 1]);
+    for (size_t i = 0; i < shown; i++) print_bytes(m, prompt[i + 1] = file->ids[i]);
     printf(" |");
-    continue_text(m, prompt, count, 40, 0.5, seed, true);
+    continue_text(m, prompt, 1 + shown, 40, 0.5, seed, true);
     printf("\n");
 }
 
@@ -2294,7 +2255,7 @@ static void command_run(Settings *s) {
     size_t least = s->train.seq_len + 1;
     uint64_t hash = 0;  // of the backbone
     methods_check(s);
-    s->out = s->out ? s->out : "out";
+    if (!s->out) s->out = "out";
     s->quiet = true;
     Tokenizer *tokenizer = tokenizer_load(s->data);
     char *domains = join(s->known, ",", s->new), *csv = join(s->out, "/", "results.csv");
@@ -2440,7 +2401,7 @@ static void command_gates(Settings *s) {
     int *tokens = tokenizer_encode(m->tokenizer, s->prompt, strlen(s->prompt), &count);
     if (count > m->dims.positions)
         die("the text has %zu tokens, the model's context %zu", count, m->dims.positions);
-    Activations a = activations_new(m, 1, count, 1, NULL, false);
+    Activations a = activations_new(m, 1, count, 1, false);
     model_forward(m, &a, tokens, 1, count, 0);
     for (size_t e = 0; e < m->n_extensions; e++) {
         if (!(m->extension[e]->sets & SET_GATE)) die("%s: has no gates", s->extensions[e]);
@@ -2496,7 +2457,7 @@ int main(int argc, char **argv) {
     while ((file = open("/dev/null", O_RDONLY)) >= 0 && file <= STDERR_FILENO) {}
     close(file);
     struct sigaction action = {.sa_handler = on_interrupt,
-                               .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+                               .sa_flags = SA_RESETHAND | SA_RESTART};
     static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
     for (int i = 0; i < 3; i++) {
         struct sigaction before;
@@ -2515,9 +2476,10 @@ int main(int argc, char **argv) {
                                     argc - 1 - named, words);
     if (count > 0 && !(1 << c & (SAMPLE | GATES)))
         die("%s: not an option of %s (nr %s --help)", words[0], commands[c].name, commands[c].name);
-    char *prompt = count > 0 ? join(words[0], "", "") : NULL, *shorter;
-    for (int i = 1; i < count; i++, free(shorter)) prompt = join(shorter = prompt, " ", words[i]);
-    if (prompt) s.prompt = prompt;
+    char *prompt = join(s.prompt, "", ""), *shorter;
+    for (int i = 0; i < count; i++, free(shorter))
+        prompt = join(shorter = prompt, *prompt ? " " : "", words[i]);
+    s.prompt = prompt;
     if (s.threads) omp_set_num_threads(s.threads);
     if (count < 0) print_help(named ? c : -1);
     else commands[c].run(&s);

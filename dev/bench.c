@@ -365,7 +365,7 @@ static void bench_decode(void)
 {
     enum { FIRST = 64, TOKENS = 32 };
     Model *m = model_random(&gpt2);
-    Activations a = activations_new(m, 1, gpt2.positions, 1, NULL, true);
+    Activations a = activations_new(m, 1, gpt2.positions, 1, false);
     int tokens[FIRST + TOKENS];
     Random random = random_stream(1, 3);
     for (size_t i = 0; i < FIRST + TOKENS; i++) tokens[i] = (int)(random_bits(&random) % gpt2.vocab);

@@ -81,19 +81,19 @@ x->config.alpha * loss.local_scale => x->config.alpha * loss.lm_scale
 local = last ? x->config.local : LOCAL_NONE; => local = x->config.local;
 block_linear_backward(m, a, grad, FC, l, du, true, => block_linear_backward(m, a, grad, FC, l, du, false,
 block_linear_backward(m, a, grad, PROJ, l, dy, false, dx, => block_linear_backward(m, a, grad, PROJ, l, dy, true, dx,
-bool below = l > 0 || trains_embedding(grad), => bool below = l > 0,
+bool below = l > 0 || grad->at[WTE] || grad->at[NEW_ROWS], => bool below = l > 0,
 mt[i] = b1 * mt[i] + (1 - b1) * gi; => mt[i] = b1 * mt[i] + gi;
 vt[i] = b2 * vt[i] + (1 - b2) * gi * gi; => vt[i] = b2 * vt[i] + (1 - b2) * gi;
 wt[i] = wt[i] * keep - => wt[i] = wt[i] -
-(table[id].rows == '1' ? 1 : 1 - lr * decay) => (1 - lr * decay)
-(norm > clip ? clip / norm : 1) => 1
+keep = table[id].rows == '1' ? 1 : 1 - lr * decay => keep = 1 - lr * decay
+scale = norm > clip ? clip / norm : 1 => scale = 1
 return c->lr * (c->floor + (1 - c->floor) => return c->lr * (c->floor + 1
 is_old = x < p, => is_old = x < q,
 pick(loader->kept, loader->n_old, x / p) => pick(loader->kept, loader->n_old, x)
 pick(loader->kept + loader->n_old, => pick(loader->kept,
 penalty_only && !loader->learn_all ? -1 => !loader->learn_all ? -1
 = is_old || penalty_only; => = is_old;
-case INIT_GATE_W: deviation = c->gate_init == START_RANDOM => case INIT_GATE_W: deviation = c->gate_init == START_CLOSED
+[INIT_GATE_W] = c->gate_init == START_RANDOM => [INIT_GATE_W] = c->gate_init == START_CLOSED
 c->gate == GATE_RELU && c->gate_init == START_OPEN => c->gate_init == START_OPEN
 (c->init == VARIANCE_HE ? 2 : 1 / L) => (c->init == VARIANCE_HE ? 2 : 1)
 END

@@ -192,7 +192,7 @@ static void make_files(void)
     x->config.hidden = x->config.rank = 1, x->config.new_rows = 2;
     x->dims.hidden = x->dims.rank = 1, x->dims.new_rows = 2;
     x->ids = allocate(2, sizeof(int)), x->ids[0] = 3, x->ids[1] = 7;
-    extension_complete(x);
+    extension_complete(x, &m->dims);
     x->w = tensors_allocate(x->sets, &x->dims);
     extension_attach(m, x);
     config_describe(metadata, &x->config, m, &(Loader){.p = 0});
