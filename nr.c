@@ -2163,13 +2163,14 @@ static void results_write(const Results *all, const char *path) {
         const Result *r = &all->results[k];
         const TrainConfig *c = &r->config;
         size_t i = k % all->n_files;
-        fprintf(file, "%s,%ld,%zu,%s,%s,%s,%zu,%.6f,%.6f,%.6f,", methods[c->method].name, c->seed,
+        fprintf(file, "%s,%ld,%zu,%s,%s,%s,%zu,%.6f,%.6f,", methods[c->method].name, c->seed,
                 r->stage, all->files[i].name, all->role[i], all->split, r->score.tokens,
-                r->score.loss, r->score.bpb, r->change);
-        if (c->gate == GATE_NONE) fprintf(file, ",,%g,,%g,,", c->lr, c->p);
+                r->score.loss, r->score.bpb);
+        if (k >= all->n_files) fprintf(file, "%.6f", r->change);
+        if (c->gate == GATE_NONE) fprintf(file, ",,,%g,,%g,,", c->lr, c->p);
         else {
             GateScore g = r->score.gates[r->stage - 1];
-            fprintf(file, "%.6f,%.6f,%g,%g,%g,%g,", g.gate, g.closed, c->lr, c->alpha, c->p, c->q);
+            fprintf(file, ",%.6f,%.6f,%g,%g,%g,%g,", g.gate, g.closed, c->lr, c->alpha, c->p, c->q);
         }
         fprintf(file, "%zu,%.1f\n", r->trained, r->seconds);
     }

@@ -1328,6 +1328,10 @@ static const Command made[] = {
      "adapter.safetensors w"},
     {"$extend --steps 5e0 --method lora -x neutral.safetensors -o lora.safetensors",
      "lora.safetensors w"},
+    {"mkdir far && ln -s far/c.csv near && nr eval -i model --data data --domains en --csv near &&"
+     " test -L near && cat far/c.csv", "\nbackbone,1,0,en,,"},
+    {"mkfifo way && { cat way >got & } && nr eval -i model --data data --domains en --csv way &&"
+     " wait && test -p way && cat got", "method,seed,stage,domain,role,split,"},
     {"$extend --steps 5 --method finetune -o tuned", "tuned written"},
     {"$extend --steps 5 --gate-input prefix --negatives de -o prefix.safetensors",
      "prefix.safetensors w"},
@@ -1368,6 +1372,12 @@ static const Command refused[] = {
     {"$pretrain -o out --steps 5", "--steps: not an option of pretrain"},
     {"$extend -o kept --steps", "--steps: a value is missing"},
     {"$extend -o kept --resume=1", "--resume: takes no value"},
+    {"$eval -i model -x neutral.safetensors -x neutral.safetensors", "safetensors: given twice"},
+    {"$extend --old en --new en -o kept", "--new en: is among the old domains"},
+    {"nr eval -i model --data data --domains en --csv model/config.json", "also an input of this"},
+    {"$extend -x neutral.safetensors -o neutral.safetensors", "is also an input of this command"},
+    {"tokenizer encode -m data -o en.txt en.txt", "en.txt: is also an input of this command"},
+    {"$extend --resume --steps 6 -o neutral.safetensors", "saved under other settings"},
     {"$extend -o kept --steps 5 --steps=5", "--steps: given twice"},
     {"$eval -i model $(for i in 1 2 3 4 5 6 7 8 9; do echo -x neutral.safetensors; done)",
      "more than 8 times"},
