@@ -660,7 +660,6 @@ static Extension *last_extension(const Model *m) {
     return m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
 }
 
-
 // -------------------------------------------------------------------------------------------------
 // 6. The model. First its activations: what forward leaves for backward, and room to work in.
 
