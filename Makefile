@@ -13,7 +13,7 @@ CFLAGS = -O3 -std=c11 -Wall -Wextra
 # One rounding for x * y + z where the processor can, and no errno from sqrt: what lets loops be vectorised.
 MATH = -ffp-contract=fast -fno-math-errno
 # OpenMP if the compiler has it.
-OPENMP = $(shell echo 'int main(void) { return 0; }' > .omp.c; $(CC) -fopenmp .omp.c -o .omp 2>/dev/null && echo yes || echo no; rm -f .omp.c .omp)
+OPENMP := $(shell echo '\#include <omp.h>' | $(CC) -fopenmp -E -x c - >/dev/null 2>&1 && echo yes || echo no)
 OPENMP_yes = -fopenmp
 OPENMP_no = -fopenmp-simd -Wno-unknown-pragmas
 FLAGS = $(CFLAGS) $(ARCH) $(MATH) $(OPENMP_$(OPENMP))

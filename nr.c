@@ -2435,10 +2435,10 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 // Prints the manual of command c; of none: what commands there are.
 static void print_help(int c) {
     if (c < 0) {
-        printf("nr: teach a GPT a new language without forgetting the old (neutral residues)\n\n");
+        printf("nr 2.0: teach a GPT a new language without forgetting the old\n\n");
         for (int i = 0; i < COMMANDS; i++)
             printf("  nr %-9s %s\n", commands[i].name, commands[i].about);
-        printf("\nnr COMMAND --help lists the options of a command. nr alone is nr run.\n");
+        printf("\nnr help COMMAND lists the options of a command. nr alone is nr run.\n");
         return;
     }
     printf("nr %s: %s\n\n  %s\n\n", commands[c].name, commands[c].about, commands[c].example);
@@ -2464,6 +2464,9 @@ int main(int argc, char **argv) {
         sigaction(signals[i], NULL, &before);
         if (before.sa_handler != SIG_IGN) sigaction(signals[i], &action, NULL);  // nohup stays
     }
+    if (argc > 1 && !strcmp(argv[1], "--version")) argv[1] = "--help";  // whose first line says it
+    int asks = argc > 1 && !strcmp(argv[1], "help");
+    argv += asks, argc -= asks;
     int named = argc > 1 && argv[1][0] != '-';
     while (named && c < COMMANDS && strcmp(commands[c].name, argv[1])) c++;
     if (c == COMMANDS)
@@ -2472,8 +2475,8 @@ int main(int argc, char **argv) {
     Settings s = initial;
     if (1 << c & LOAD) s.train.seq_len = 0;  // the model's
     char **words = argv + 1 + named;
-    int count = settings_read(&s, settings, SETTINGS, &s.given, 1 << c, commands[c].name,
-                                    argc - 1 - named, words);
+    int count = asks ? -1 : settings_read(&s, settings, SETTINGS, &s.given, 1 << c,
+                                          commands[c].name, argc - 1 - named, words);
     if (count > 0 && !(1 << c & (SAMPLE | GATES)))
         die("%s: not an option of %s (nr %s --help)", words[0], commands[c].name, commands[c].name);
     char *prompt = join(s.prompt, "", ""), *shorter;

@@ -364,7 +364,8 @@ static void setting_set(void *base, const Setting *o, const char *source, const 
 
 // Writes a setting's value as text, "" if it has none, and returns the text.
 static const char *setting_text(const void *base, const Setting *o, char text[64]) {
-    const char *field = (const char *)base + o->at, *choice = o->choices;
+    const void *field = (const char *)base + o->at;
+    const char *choice = o->choices;
     *text = 0;
     if (o->kind == FRACTION) snprintf(text, 64, "%.15g", *(const double *)field);
     else if (o->kind == TEXT && *(char *const *)field)
@@ -1425,10 +1426,10 @@ static Stored *stored_add(StoredList *list, const char *dtype, size_t rows, size
 static uint64_t stored_hash(uint64_t hash, const StoredList *list) {
     for (const Stored *x = list->at; x < list->at + list->count; x++)
         for (size_t i = 0; i < stored_size(x); i++) {
-            uint32_t bits;
-            if (x->dtype[0] == 'F') memcpy(&bits, &(float){((real *)x->data)[i]}, sizeof bits);
-            else bits = ((uint32_t *)x->data)[i];
-            hash = hash_bits(hash, bits);
+            union { uint32_t bits; float value; } as;
+            if (x->dtype[0] == 'F') as.value = ((real *)x->data)[i];
+            else as.bits = ((uint32_t *)x->data)[i];
+            hash = hash_bits(hash, as.bits);
         }
     return hash;
 }
