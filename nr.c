@@ -1544,12 +1544,16 @@ static void extension_save(const Model *m, const char *path, const char *metadat
 }
 
 // Fills what was to be trained, m's last extension or its backbone, from the file of a finished
-// training. Dies if it was another.
-static void result_load(Model *m, const char *path, const char *metadata) {
+// training. Returns false if there is none, or only one of other settings.
+static bool result_load(Model *m, const char *path, const char *metadata) {
+    if (access(path, F_OK)) return false;
     Safetensors s = safetensors_open(path);
-    metadata_compare(&s, metadata);
-    list_load(&s, model_list(m, m->n_extensions));
-    m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
+    bool same = metadata_compare(&s, metadata, false);
+    if (same) {
+        list_load(&s, model_list(m, m->n_extensions));
+        m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
+    } else safetensors_close(&s), input_forget();  // it is written anew
+    return same;
 }
 
 // What a state holds: what trains, and its moments.
@@ -1581,7 +1585,7 @@ static double state_load(const StateFile *file, Training *t, Loader *loader) {
         die("%s: an interrupted training is there: --resume goes on, or remove it", file->path);
     Safetensors s = safetensors_open(file->path);
     double seconds;
-    metadata_compare(&s, file->metadata);
+    metadata_compare(&s, file->metadata, true);
     const char *place = metadata_text(&s, "place");
     if (sscanf(place, "%ld %lf %" SCNu64, &t->step, &seconds, &loader->random) != 3 || t->step < 1)
         die("%s: metadata \"place\" is %.60s, expected step, seconds, random state", file->path,
@@ -2102,9 +2106,11 @@ static Model *teach(Settings *s, long method, double *seconds) {
     config_describe(metadata, &c, m, &loader);
     char *weights = join(s->out, whole ? "/model.safetensors" : "", "");
     *seconds = 0;
-    if (s->resume && access(file.path, F_OK) && !access(weights, F_OK)) {
-        result_load(m, weights, metadata);
+    bool fresh = s->resume && access(file.path, F_OK);  // no state to go on from
+    if (fresh && result_load(m, weights, metadata)) {
         printf("%-9s is finished: %s\n", methods[method].name, s->out);
+    } else if (fresh && !s->quiet) {
+        die("%s: --resume, but no interrupted training is there", file.path);
     } else {
         *seconds = train(m, &c, &loader, &file);
         if (whole) model_save(m, s->out, metadata);

@@ -1377,7 +1377,7 @@ static const Command refused[] = {
     {"nr eval -i model --data data --domains en --csv model/config.json", "also an input of this"},
     {"$extend -x neutral.safetensors -o neutral.safetensors", "is also an input of this command"},
     {"tokenizer encode -m data -o en.txt en.txt", "en.txt: is also an input of this command"},
-    {"$extend --resume --steps 6 -o neutral.safetensors", "saved under other settings"},
+    {"$extend --resume --steps 6 -o neutral.safetensors", "but no interrupted training is"},
     {"$extend -o kept --steps 5 --steps=5", "--steps: given twice"},
     {"$eval -i model $(for i in 1 2 3 4 5 6 7 8 9; do echo -x neutral.safetensors; done)",
      "more than 8 times"},
@@ -1431,7 +1431,7 @@ static const Command refused[] = {
     {"nr gates -i model -x neutral.safetensors $(seq 20)",
      "the model's context 16"},
     {"tokenizer train -v 5 -o out en.txt", "--vocab 5: expected a whole number from 257 to 65535"},
-    {"tokenizer train -v 300 en.txt", "train: expected --output; --help"},
+    {"tokenizer train -v 300 en.txt", "train: expected --output and --vocab"},
     {"tokenizer encode -m", "-m: a value is missing"},
     {"tokenizer decode -m data -o out line.txt", "-o: not an option of decode"},
     // texts

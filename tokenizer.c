@@ -1525,19 +1525,21 @@ static uint64_t metadata_hash(const Safetensors *s, const char *key) {
     return strtoull(metadata_text(s, key), NULL, 16);
 }
 
-// Dies, naming the first thing that differs, unless a file was made under the settings in
-// `metadata`.
-static void metadata_compare(const Safetensors *s, const char *metadata) {
+// Was a file made under the settings in `metadata`? If it must, dies naming the first that differs.
+static bool metadata_compare(const Safetensors *s, const char *metadata, bool must) {
     char text[2048];
-    int length = snprintf(text, sizeof text, "{\"format\":\"pt\"%s}", metadata);
-    Json *here = json_parse(s->path, text, length);
-    for (const Json *x = here->child; x; x = x->next) {
-        const char *saved = metadata_text(s, x->key);
-        if (strcmp(saved, x->string))
-            die("%s: saved under other settings: %s %.80s, and now %s", s->path, x->key, saved,
-                x->string);
+    bool same = true;
+    snprintf(text, sizeof text, "{\"format\":\"pt\"%s}", metadata);
+    Json *here = json_parse(s->path, text, strlen(text));
+    for (const Json *x = here->child; x && same; x = x->next) {
+        const Json *saved = json_get(s->metadata, x->key);
+        same = saved && saved->type == '"' && !strcmp(saved->string, x->string);
+        if (must && !same)
+            die("%s: saved under other settings: %s %.80s, and now %s", s->path, x->key,
+                metadata_text(s, x->key), x->string);
     }
     json_free(here);
+    return same;
 }
 
 // Finds one tensor in the header, with or without Hugging Face's "transformer." before its name.
@@ -1675,7 +1677,6 @@ static void merge_in_word(Trainer *tr, Word *word, int left, int right, int id) 
 static void find_merges(Trainer *tr, Tokenizer *t, int size) {
     int n_words = tr->word_map.count;
     size_t total = n_words ? tr->word_map.start[n_words] : 0, length;
-    double start = now();
     tr->ids = allocate(total, sizeof *tr->ids);
     for (size_t i = 0; i < total; i++) tr->ids[i] = byte_id[(unsigned char)tr->word_map.bytes[i]];
     for (int w = 0; w < n_words; w++) {
@@ -1697,7 +1698,6 @@ static void find_merges(Trainer *tr, Tokenizer *t, int size) {
         tokenizer_add(t, left, right);
         for (int w = 0; w < n_words; w++) merge_in_word(tr, &tr->words[w], left, right, id);
         tr->counts[number] = 0;
-        if (now() - start > 2) progress("train", t->size, size, "tokens", start, 1);
     }
 }
 
@@ -1853,8 +1853,8 @@ int main(int argc, char **argv) {
         finish_stdout();
         return 0;
     }
-    if (c == 0 && !options.output) die("train: expected --output; --help is the manual");
-    if (c == 0 && !options.vocab) die("train: expected --vocab; --help is the manual");
+    if (c == 0 && (!options.output || !options.vocab))
+        die("train: expected --output and --vocab; --help is the manual");
     if (c > 0 && !options.model) die("%s: expected --model; --help is the manual", argv[1]);
     if (options.file_count == 0) die("%s: expected a FILE; - is standard input", name);
     command_table[c].run(&options);

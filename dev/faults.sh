@@ -281,7 +281,7 @@ places() {
         refused 'base: is a folder, not a file' $extend -o base
         refused 'base: is a folder, not a file' ./nr eval -i base --data data --csv base
         refused 'x: is a file, not a folder' ./tokenizer train -v 257 -o x one.txt
-        refused 'base: is a folder, not a file' ./tokenizer encode -m data -o base one.txt
+        refused 'base: cannot be written: Is a directory' ./tokenizer encode -m data -o base one.txt
         refused 'File name too long' $extend -o "target/$(printf %300d 0)"
     }
     diff -r before locked >/dev/null || wrong 'locked/ has changed'
@@ -591,7 +591,7 @@ END
         [ $method != neutral ] || {
             reset
             timeout --foreground 1 $c -x x --save-every 1 >out 2>err
-            refused 'target/x.state: is of a training that began with another model' \
+            refused 'target/x.state: saved under other settings: data' \
                 $c -x other_x --resume
         }
     done
