@@ -15,7 +15,7 @@ trap 'exit 1' INT TERM
 cat >"$work/list" <<'END'
 if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add); => if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, NULL);
 dbias[j] += dout[t * O + j]; => dbias[j] += dout[j];
-tile[i * PANEL + j] + more; => tile[i * PANEL + j] - more;
+tile[i * PANEL + j] + more + => tile[i * PANEL + j] - more +
 sum = k0 ? at : add ? add + (at - c) : NULL; => sum = k0 > KC ? at : add ? add + (at - c) : NULL;
 if (bias) sum[i][j] += load(bias + j * LANES); => if (bias) sum[i][j] += load(bias);
 c[j] += x0 * w[j] + x1 * w1[j] => c[j] += x0 * w[j] - x1 * w1[j]
