@@ -50,7 +50,7 @@ class Neutral(torch.nn.Module):
         if self.about.get("upon") not in [f"{h:016x}" for h in hashes]:
             sys.exit(f"{file}: trained upon a model with hash {self.about.get('upon')}, "
                      f"this one has {hashes[-1]:016x}")
-        if self.about["rank"] != "0" or self.about["gate-input"] == "prefix":
+        if self.about["rank"] != "0" or self.about["gate_input"] == "prefix":
             sys.exit(f"{file}: a LoRA, or its gate reads the prefix: "
                      "only adapters with the paper's gate are read here")
         self.hash = values_hash(hashes[-1], tensors.values())

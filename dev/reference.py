@@ -150,9 +150,9 @@ def save_extension(extension, file):
 def load_extension(model, file):
     """Read an extension and put it on the model, after those that are there."""
     tensors, about = read_safetensors(file)
-    backbone = fingerprint(model.weights, model.config)
-    if about["backbone"] != backbone:
-        sys.exit(f"{file} belongs to the backbone {about['backbone']}, this one is {backbone}")
+    upon = model.extensions[-1].about["hash"] if model.extensions else fingerprint(model.weights, model.config)
+    if about.get("upon") != upon:
+        sys.exit(f"{file}: trained upon {about.get('upon')}, this model has {upon}")
     dtype = model.weights["wte.weight"].dtype
     tensors = {name: torch.tensor(t.astype(np.int64)) if name == "wte.ids" else torch.tensor(t).to(dtype)
                for name, t in tensors.items()}
