@@ -76,43 +76,43 @@ typedef REAL real;
 
 _Static_assert(sizeof(size_t) == 8 && sizeof(long) == 8, "nr is written for 64 bits");
 
-static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
-static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
-static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
+size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
 static inline real exponential(real x);  // e^x
 static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
 
 // Of n numbers: a . b, the sum, the sum of sizes, the largest. A sum's order depends on n only.
-static real dot(size_t n, const real *a, const real *b);
-static real total(size_t n, const real *a);
-static real l1_norm(size_t n, const real *a);
-static real largest(size_t n, const real *a);
+real dot(size_t n, const real *a, const real *b);
+real total(size_t n, const real *a);
+real l1_norm(size_t n, const real *a);
+real largest(size_t n, const real *a);
 
 // Element (i, j) of a matrix is at[i * row + j * col]: to transpose it, swap the two steps.
 typedef struct { const real *at; size_t row, col; } Matrix;
 
-static Matrix plain(const real *x, size_t width) { return (Matrix){x, width, 1}; }
-static Matrix transposed(const real *x, size_t width) { return (Matrix){x, 1, width}; }
+Matrix plain(const real *x, size_t width) { return (Matrix){x, width, 1}; }
+Matrix transposed(const real *x, size_t width) { return (Matrix){x, 1, width}; }
 
 // c (M, N; its rows lie c_row apart) = a (M, K) b (K, N) + add (as c; may be c itself) + bias (N).
 // add and bias may be NULL. It gives the same bits on any number of threads. To port nr to other
 // hardware, replace this function first.
-static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
-                   const real *bias, const real *add);
+void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
+            const real *bias, const real *add);
 
 // Returns `size` reals of memory to work in. Each thread has its own, kept from call to call.
 enum { FOR_PACKED_B, FOR_PACKED_A, FOR_LAYERS, SCRATCHES };
-static real *scratch(int slot, size_t size);
+real *scratch(int slot, size_t size);
 
 // Random numbers: splitmix64, whose state is one counter. Each purpose has a stream of its own.
 typedef uint64_t Random;
 enum { FOR_BACKBONE = 1, FOR_EXTENSION, FOR_LOADER, FOR_SAMPLING, FOR_REPLAY };
 
-static Random random_stream(uint64_t seed, uint64_t purpose);
-static uint64_t random_bits(Random *r);
-static double random_uniform(Random *r);  // in [0, 1)
-static double random_normal(Random *r);   // of mean 0 and variance 1
+Random random_stream(uint64_t seed, uint64_t purpose);
+uint64_t random_bits(Random *r);
+double random_uniform(Random *r);  // in [0, 1)
+double random_normal(Random *r);   // of mean 0 and variance 1
 
 // -------------------------------------------------------------------------------------------------
 // 2. The layers. n is the number of rows, which are tokens. Rows, columns or heads are divided
@@ -121,14 +121,14 @@ static double random_normal(Random *r);   // of mean 0 and variance 1
 enum { STRIP = 64 };  // columns that one thread sums over all rows at a time
 
 // out (n, O) = x (n, I) w (I, O) + bias (O) + add (n, O). bias and add may be NULL; add may be out.
-static void linear_forward(real *out, const real *x, const real *w, const real *bias,
-                           const real *add, size_t n, size_t I, size_t O) {
+void linear_forward(real *out, const real *x, const real *w, const real *bias, const real *add,
+                    size_t n, size_t I, size_t O) {
     matmul(out, O, n, O, I, plain(x, I), plain(w, O), bias, add);
 }
 
 // dx = dout w^T + add;  dw = x^T dout;  dbias = the sum of dout's rows. add may be dx.
-static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, const real *x,
-                            const real *w, const real *add, size_t n, size_t I, size_t O) {
+void linear_backward(real *dx, real *dw, real *dbias, const real *dout, const real *x,
+                     const real *w, const real *add, size_t n, size_t I, size_t O) {
     if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add);
     if (dw) matmul(dw, O, I, O, n, transposed(x, I), plain(dout, O), NULL, NULL);
     if (!dbias) return;
@@ -143,8 +143,8 @@ static void linear_backward(real *dx, real *dw, real *dbias, const real *dout, c
 
 // out (n, C) = z * w + b with z = (x - mean) rstd: each row of x brought to mean 0 and variance 1.
 // stats (n, 2) keeps mean and rstd.
-static void layernorm_forward(real *out, real *stats, const real *x, const real *w, const real *b,
-                              size_t n, size_t C) {
+void layernorm_forward(real *out, real *stats, const real *x, const real *w, const real *b,
+                       size_t n, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *xt = x + t * C;
@@ -160,8 +160,8 @@ static void layernorm_forward(real *out, real *stats, const real *x, const real 
 //     dx += rstd (dz - mean(dz) - z mean(dz * z))
 //     dw  = sum over rows of dout * z
 //     db  = sum over rows of dout
-static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x,
-                               const real *stats, const real *w, size_t n, size_t C) {
+void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const real *x,
+                        const real *stats, const real *w, size_t n, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         const real *d = dout + t * C, *xt = x + t * C, mean = stats[2 * t], rstd = stats[2 * t + 1];
@@ -191,14 +191,14 @@ static void layernorm_backward(real *dx, real *dw, real *db, const real *dout, c
 #define GELU_2K ((real)1.5957691216057308)
 #define GELU_A ((real)0.044715)
 
-static void gelu_forward(real *out, const real *x, size_t size) {
+void gelu_forward(real *out, const real *x, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++)
         out[i] = x[i] * sigmoid(GELU_2K * (x[i] + GELU_A * x[i] * x[i] * x[i]));
 }
 
 // d(x s)/dx = s + x s (1 - s) 2 k (1 + 3 a x^2). dx may be dout.
-static void gelu_backward(real *dx, const real *dout, const real *x, size_t size) {
+void gelu_backward(real *dx, const real *dout, const real *x, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) {
         real square = x[i] * x[i], s = sigmoid(GELU_2K * x[i] * (1 + GELU_A * square));
@@ -211,8 +211,8 @@ enum { QUERIES = 64 };  // positions that attention handles at once, with no key
 // Causal attention of NH heads over qkv (B, T, 3C), each head with hs = C/NH channels:
 //     att (B, NH, T, T) = softmax(q k^T / sqrt(hs))        y (B, T, C) = att v
 // for positions start..T-1; those before are there as keys and values.
-static void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, size_t start,
-                              size_t NH, size_t C) {
+void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, size_t start,
+                       size_t NH, size_t C) {
     size_t hs = C / NH;
     real scale = 1 / (real)sqrt(hs);
     #pragma omp parallel for
@@ -242,8 +242,8 @@ static void attention_forward(real *y, real *att, const real *qkv, size_t B, siz
 // through the softmax:         ds = att * (datt - sum(att * datt))
 // from s = scale q k^T:        dq = scale ds k             dk = scale ds^T q
 // The last block of queries sees all keys: it goes first and writes all of dk and dv; others add.
-static void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv,
-                               size_t B, size_t T, size_t NH, size_t C) {
+void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv, size_t B,
+                        size_t T, size_t NH, size_t C) {
     size_t hs = C / NH;
     real scale = 1 / (real)sqrt(hs);
     #pragma omp parallel for
@@ -271,8 +271,8 @@ static void attention_backward(real *dqkv, const real *dy, const real *att, cons
 }
 
 // x (B, T - start, C) = wte[token] + wpe[position] at positions start..T-1. tokens (B, T - start).
-static void embedding_forward(real *x, const int *tokens, const real *wte, const real *wpe,
-                              size_t B, size_t T, size_t start, size_t C) {
+void embedding_forward(real *x, const int *tokens, const real *wte, const real *wpe, size_t B,
+                       size_t T, size_t start, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < B * (T - start); t++) {
         const real *token = wte + tokens[t] * C;
@@ -284,8 +284,8 @@ static void embedding_forward(real *x, const int *tokens, const real *wte, const
 // Adds every row of dx to its token's row of dwte, where the head has written already, and to its
 // position's row of dwpe (P, C), which may be NULL. row_of (V) says which row of dwte a token has,
 // -1: none; if it is NULL, every token has its own.
-static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens,
-                               const int *row_of, size_t B, size_t T, size_t P, size_t C) {
+void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens,
+                        const int *row_of, size_t B, size_t T, size_t P, size_t C) {
     #pragma omp parallel for
     for (size_t i0 = 0; i0 < C; i0 += STRIP) {
         size_t i1 = min_size(i0 + STRIP, C);
@@ -301,8 +301,7 @@ static void embedding_backward(real *dwte, real *dwpe, const real *dx, const int
 
 // losses (n) = -log softmax(logits)[target], and 0 where the target is -1. The logits (n, V) become
 // probabilities.
-static void crossentropy_forward(real *losses, real *logits, const int *targets,
-                                 size_t n, size_t V) {
+void crossentropy_forward(real *losses, real *logits, const int *targets, size_t n, size_t V) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *p = logits + t * V;
@@ -316,8 +315,8 @@ static void crossentropy_forward(real *losses, real *logits, const int *targets,
 
 // The gradient of the losses' sum times `scale`, in place of the probabilities:
 //     dlogits = scale (probabilities - 1 at the target)        0 where there is no target
-static void crossentropy_backward(real *probabilities, const int *targets, real scale,
-                                  size_t n, size_t V) {
+void crossentropy_backward(real *probabilities, const int *targets, real scale, size_t n,
+                           size_t V) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *p = probabilities + t * V;
@@ -347,7 +346,7 @@ typedef struct {
 typedef struct { real *wi, *wg, *wo, *gate_w, *gate_b; } ResidueTensors;
 
 // hidden = SiLU(wg_u) * wi_u    with    SiLU(x) = x sigmoid(x)
-static void swiglu_forward(real *hidden, const real *wi_u, const real *wg_u, size_t size) {
+void swiglu_forward(real *hidden, const real *wi_u, const real *wg_u, size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) hidden[i] = wg_u[i] * sigmoid(wg_u[i]) * wi_u[i];
 }
@@ -355,8 +354,8 @@ static void swiglu_forward(real *hidden, const real *wi_u, const real *wg_u, siz
 // dwi = dhidden SiLU(wg_u)
 // dwg = dhidden wi_u SiLU'(wg_u)    with    SiLU'(x) = s + x s (1 - s),  s = sigmoid(x)
 // dwi may be dhidden, and dwg may be wg_u.
-static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u,
-                            const real *wg_u, size_t size) {
+void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u, const real *wg_u,
+                     size_t size) {
     #pragma omp parallel for simd
     for (size_t i = 0; i < size; i++) {
         real x = wg_u[i], s = sigmoid(x), d = dhidden[i];
@@ -366,8 +365,8 @@ static void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const rea
 }
 
 // out (n, C) += g(u) A(u) for the rows of u (n, C), and fills `r`.
-static void residue_forward(real *out, Residue r, const real *u, ResidueTensors w, GateKind kind,
-                            size_t n, size_t C, size_t H, size_t G) {
+void residue_forward(real *out, Residue r, const real *u, ResidueTensors w, GateKind kind, size_t n,
+                     size_t C, size_t H, size_t G) {
     linear_forward(r.wi_u, u, w.wi, NULL, NULL, n, C, H);
     linear_forward(r.wg_u, u, w.wg, NULL, NULL, n, C, H);
     swiglu_forward(r.hidden, r.wi_u, r.wg_u, n * H);
@@ -387,7 +386,7 @@ static void residue_forward(real *out, Residue r, const real *u, ResidueTensors 
 
 // The other local loss, of a sigmoid gate: the cross-entropy of g against "this token is new",
 //     -log g on new tokens    -log(1 - g) on old ones,    from z, so that neither log overflows.
-static double gate_crossentropy(double z, bool is_old) {
+double gate_crossentropy(double z, bool is_old) {
     return log1p(exp(-fabs(z))) + (z > 0 ? z : 0) - (is_old ? 0 : z);
 }
 
@@ -406,10 +405,9 @@ static double gate_crossentropy(double z, bool is_old) {
 // target) to dz of every token; there weight = alpha / (L N).)
 //
 // Adds to du and dinput, which may be the same and may be NULL. dhidden (n, H) is room to work in.
-static void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dout, Residue r,
-                             const real *u, ResidueTensors w, GateKind kind, LocalKind local,
-                             real weight, const int *is_old, real *dhidden,
-                             size_t n, size_t C, size_t H, size_t G) {
+void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dout, Residue r,
+                      const real *u, ResidueTensors w, GateKind kind, LocalKind local, real weight,
+                      const int *is_old, real *dhidden, size_t n, size_t C, size_t H, size_t G) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
         real *a = r.adapter + t * C, *dr = scratch(FOR_LAYERS, C);
@@ -435,17 +433,17 @@ static void residue_backward(real *du, real *dinput, ResidueTensors dw, const re
 
 // LoRA (Hu et al. 2021, without its scale), beside a linear layer from I to O channels:
 //     low (n, R) = x a        out (n, O) += low b        a: (I, R)    b: (R, O)
-static void lora_forward(real *out, real *low, const real *x, const real *a, const real *b,
-                         size_t n, size_t I, size_t O, size_t R) {
+void lora_forward(real *out, real *low, const real *x, const real *a, const real *b, size_t n,
+                  size_t I, size_t O, size_t R) {
     linear_forward(low, x, a, NULL, NULL, n, I, R);
     linear_forward(out, low, b, NULL, out, n, R, O);
 }
 
 // dlow = dout b^T     db = low^T dout     da = x^T dlow     dx += dlow a^T
 // dlow (n, R) is room to work in; dx, da and db may be NULL.
-static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *dout,
-                          const real *low, const real *x, const real *a, const real *b,
-                          size_t n, size_t I, size_t O, size_t R) {
+void lora_backward(real *dx, real *da, real *db, real *dlow, const real *dout, const real *low,
+                   const real *x, const real *a, const real *b, size_t n, size_t I, size_t O,
+                   size_t R) {
     linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O);
     linear_backward(dx, da, NULL, dlow, x, a, dx, n, I, R);
 }
@@ -460,8 +458,7 @@ static void lora_backward(real *dx, real *da, real *db, real *dlow, const real *
 //     prefix (B, T - start, 2C) = [u_t ; mean(t)]
 //     mean(t) = mean(t - 1) + (u_t - mean(t - 1)) / (t + 1)
 // With start > 0 (and B = 1) the mean at start - 1 lies before `prefix`.
-static void prefix_forward(real *prefix, const real *u, size_t B, size_t T, size_t start,
-                           size_t C) {
+void prefix_forward(real *prefix, const real *u, size_t B, size_t T, size_t start, size_t C) {
     #pragma omp parallel for
     for (size_t b = 0; b < B; b++)
         for (size_t t = start; t < T; t++) {
@@ -477,7 +474,7 @@ static void prefix_forward(real *prefix, const real *u, size_t B, size_t T, size
 // The mean at s holds u_t for every t <= s, with weight 1 / (s + 1):
 //     du(t) += first half of dprefix(t) + sum over s >= t of second half of dprefix(s) / (s + 1)
 // summed from the last position on, in dprefix.
-static void prefix_backward(real *du, real *dprefix, size_t B, size_t T, size_t C) {
+void prefix_backward(real *du, real *dprefix, size_t B, size_t T, size_t C) {
     #pragma omp parallel for
     for (size_t b = 0; b < B; b++)
         for (size_t t = T; t-- > 0;) {
@@ -493,7 +490,7 @@ static void prefix_backward(real *du, real *dprefix, size_t B, size_t T, size_t 
 // extension whose text has such tokens trains N rows of its own for them. ids (N): which tokens.
 //     wte (V, C), the embedding in use, receives the rows (N, C)
 // Rows that are there are not written: threads that only run a model (room 8) may share it.
-static void new_rows_forward(real *wte, const real *rows, const int *ids, size_t N, size_t C) {
+void new_rows_forward(real *wte, const real *rows, const int *ids, size_t N, size_t C) {
     for (size_t i = 0; i < N; i++) {
         real *to = wte + ids[i] * C;
         const real *from = rows + i * C;
@@ -503,8 +500,8 @@ static void new_rows_forward(real *wte, const real *rows, const int *ids, size_t
 
 // Of the head, logits = lnf wte^T, the rows need the N columns of dlogits (n, V) that are theirs:
 //     drows (N, C) = picked^T lnf        picked (n, N): room to work in
-static void new_rows_backward(real *drows, real *picked, const real *dlogits, const real *lnf,
-                              const int *ids, size_t N, size_t n, size_t V, size_t C) {
+void new_rows_backward(real *drows, real *picked, const real *dlogits, const real *lnf,
+                       const int *ids, size_t N, size_t n, size_t V, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++)
         for (size_t i = 0; i < N; i++) picked[t * N + i] = dlogits[t * V + ids[i]];
@@ -537,7 +534,7 @@ enum { INIT_ZERO, INIT_ONE, INIT_GATE_B, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER
 // Every tensor once, in the order of the enumeration: memory, files, AdamW, messages and tests go
 // by this table. A name with %d is one tensor for each layer, named as in Hugging Face's GPT-2.
 // rows and cols: letters of size_of. rows '1': a vector.
-static const struct { const char *name; char rows, cols; int set, init; } table[TENSORS] = {
+const struct { const char *name; char rows, cols; int set, init; } table[TENSORS] = {
     {"wte.weight",               'V', 'C', SET_BACKBONE, INIT_GPT2},
     {"wpe.weight",               'P', 'C', SET_BACKBONE, INIT_GPT2},
     {"h.%d.ln_1.weight",         '1', 'C', SET_BACKBONE, INIT_ONE},
@@ -571,7 +568,7 @@ static const struct { const char *name; char rows, cols; int set, init; } table[
 };
 
 // What a letter of the table means.
-static size_t size_of(char letter, const Dims *d) {
+size_t size_of(char letter, const Dims *d) {
     switch (letter) {
     case 'V': return d->vocab;         case 'P': return d->positions;
     case 'H': return d->hidden;        case 'G': return d->gate_in;
@@ -583,19 +580,19 @@ static size_t size_of(char letter, const Dims *d) {
     }
 }
 
-static size_t tensor_rows(int id, const Dims *d) { return size_of(table[id].rows, d); }
-static size_t tensor_cols(int id, const Dims *d) { return size_of(table[id].cols, d); }
-static size_t tensor_layers(int id, const Dims *d) {
+size_t tensor_rows(int id, const Dims *d) { return size_of(table[id].rows, d); }
+size_t tensor_cols(int id, const Dims *d) { return size_of(table[id].cols, d); }
+size_t tensor_layers(int id, const Dims *d) {
     return strchr(table[id].name, '%') ? d->layers : 1;
 }
 
 // Some of the table's tensors in one piece of memory, in table order, each with its layers
 // together: parameters, gradients, AdamW's moments. NULL and size 0 for what is not there.
 typedef struct { real *at[TENSORS], *memory; size_t size, layer_size[TENSORS]; } Tensors;
-static Tensors tensors_allocate(int sets, const Dims *d);  // those of `sets`, all zero
+Tensors tensors_allocate(int sets, const Dims *d);  // those of `sets`, all zero
 
 // Layer l of a tensor. NULL if it is not in the set: a gradient that nobody asked for.
-static real *tensor(const Tensors *t, int id, size_t l) {
+real *tensor(const Tensors *t, int id, size_t l) {
     return t->at[id] ? t->at[id] + l * t->layer_size[id] : NULL;
 }
 
@@ -615,7 +612,7 @@ enum { USES_OLD = 32 };
 enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, REPLAY, METHODS };
 #define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral|replay"
 typedef struct { const char *name; int uses; const char *defaults, *about; } Method;
-static const Method methods[METHODS] = {  // by default: gate=none local=none init=low p=0.1 alpha=1
+const Method methods[METHODS] = {  // by default: gate=none local=none init=low p=0.1 alpha=1
     {"backbone", SET_BACKBONE, "p=0 warmup=100 floor=0.05 decay=0.1", "pretraining"},
     {"naive", SET_BACKBONE, "p=0 lr=0.001", "finetuning on new text alone"},
     {"finetune", SET_BACKBONE | USES_OLD, "lr=0.001", "all weights"},
@@ -653,10 +650,10 @@ typedef struct {
 } Model;
 
 // Continues the hash over the values of the backbone (count 0) or of extension `count`.
-static uint64_t model_hash(const Model *m, size_t count);
+uint64_t model_hash(const Model *m, size_t count);
 
 // The last extension, the one that trains; NULL if there is none.
-static Extension *last_extension(const Model *m) {
+Extension *last_extension(const Model *m) {
     return m->n_extensions ? m->extension[m->n_extensions - 1] : NULL;
 }
 
@@ -674,7 +671,7 @@ enum {
     A_WI_U = MODEL_BUFFERS, A_WG_U, A_HIDDEN, A_ADAPTER, A_Z, A_GATE, A_L1, A_DHIDDEN,
     A_LOW, A_DLOW = A_LOW + 4, A_PICKED, BUFFERS
 };
-static const struct { char width; int copies; } buffers[BUFFERS] = {
+const struct { char width; int copies; } buffers[BUFFERS] = {
     {'C', FOR_BACKWARD},                       // A_X: the residual stream where a block begins
     {'C', FOR_BACKWARD}, {'2', FOR_BACKWARD},  // A_LN1, A_STATS1: mean and rstd
     {'3', ALWAYS}, {'A', FOR_BACKWARD},        // A_QKV, whose keys and values are a cache; A_ATT
@@ -704,16 +701,15 @@ typedef struct {
 } Activations;
 
 // Makes room for B sequences of T tokens. backward: for a backward pass, too. In room 9.
-static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits,
-                                   bool backward);
-static real *layer_of(const Buffers *b, int id, size_t l) { return b->at[id] + l * b->stride[id]; }
+Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits, bool backward);
+real *layer_of(const Buffers *b, int id, size_t l) { return b->at[id] + l * b->stride[id]; }
 // Layer l of all buffers.
-static void layer_at(real *s[BUFFERS], const Buffers *b, size_t l) {
+void layer_at(real *s[BUFFERS], const Buffers *b, size_t l) {
     for (int id = 0; id < BUFFERS; id++) s[id] = layer_of(b, id, l);
 }
 
 // What extension e keeps in layer l.
-static Residue residue_at(const Model *m, const Activations *a, size_t e, size_t l) {
+Residue residue_at(const Model *m, const Activations *a, size_t e, size_t l) {
     bool prefix = m->extension[e]->config.gate_input == INPUT_PREFIX;
     real *s[BUFFERS], *u = layer_of(&a->own, A_U, l);
     layer_at(s, &a->extension[e], l);
@@ -722,7 +718,7 @@ static Residue residue_at(const Model *m, const Activations *a, size_t e, size_t
 }
 
 // Layer l of an extension's adapter and gate: weights, or their gradients.
-static ResidueTensors residue_tensors(const Tensors *t, size_t l) {
+ResidueTensors residue_tensors(const Tensors *t, size_t l) {
     return (ResidueTensors){tensor(t, WI, l), tensor(t, WG, l), tensor(t, WO, l),
                             tensor(t, GATE_W, l), tensor(t, GATE_B, l)};
 }
@@ -730,14 +726,14 @@ static ResidueTensors residue_tensors(const Tensors *t, size_t l) {
 // The four linear layers of a block: where in the table they and their LoRA are, and its
 // activation.
 typedef struct { int w, bias, lora_a, lora_b, low; } Linear;
-static const Linear QKV = {QKV_W, QKV_BIAS, QKV_A, QKV_B, A_LOW};
-static const Linear PROJ = {PROJ_W, PROJ_BIAS, PROJ_A, PROJ_B, A_LOW + 1};
-static const Linear FC = {FC_W, FC_BIAS, FC_A, FC_B, A_LOW + 2};
-static const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_A, FCPROJ_B, A_LOW + 3};
+const Linear QKV = {QKV_W, QKV_BIAS, QKV_A, QKV_B, A_LOW};
+const Linear PROJ = {PROJ_W, PROJ_BIAS, PROJ_A, PROJ_B, A_LOW + 1};
+const Linear FC = {FC_W, FC_BIAS, FC_A, FC_B, A_LOW + 2};
+const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_A, FCPROJ_B, A_LOW + 3};
 
 // out = x W + bias + add, and every LoRA beside it. add may be NULL.
-static void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l,
-                                 real *out, const real *x, const real *add) {
+void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l, real *out,
+                          const real *x, const real *add) {
     size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
     linear_forward(out, x, tensor(&m->w, k.w, l), tensor(&m->w, k.bias, l), add, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
@@ -748,12 +744,11 @@ static void block_linear_forward(const Model *m, const Activations *a, Linear k,
     }
 }
 
-static const Tensors no_tensors;  // the gradients of an extension that is frozen
+const Tensors no_tensors;  // the gradients of an extension that is frozen
 
 // From dout: dx, which may be NULL and is added to if `add`, and the gradients that are in grad.
-static void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad,
-                                  Linear k, size_t l, real *dx, bool add, const real *dout,
-                                  const real *x) {
+void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad, Linear k,
+                           size_t l, real *dx, bool add, const real *dout, const real *x) {
     size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
     linear_backward(dx, tensor(grad, k.w, l), tensor(grad, k.bias, l), dout, x,
                     tensor(&m->w, k.w, l), add ? dx : NULL, a->n, I, O);
@@ -769,7 +764,7 @@ static void block_linear_backward(const Model *m, const Activations *a, const Te
 }
 
 // Brings the embedding in use up to date with every extension's new rows.
-static void embedding_derive(const Model *m) {
+void embedding_derive(const Model *m) {
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *x = m->extension[e];
         new_rows_forward(m->wte, x->w.at[NEW_ROWS], x->ids, x->dims.new_rows, m->dims.channels);
@@ -779,8 +774,8 @@ static void embedding_derive(const Model *m) {
 // Runs tokens (B, T - start) at positions start..T-1 through the model, up to the logits of the
 // last a->n_logits rows. With start > 0 (and B = 1) the positions before must have been run: what
 // they left in qkv and prefix is needed.
-static void model_forward(const Model *m, Activations *a, const int *tokens, size_t B, size_t T,
-                          size_t start) {
+void model_forward(const Model *m, Activations *a, const int *tokens, size_t B, size_t T,
+                   size_t start) {
     const Tensors *w = &m->w;
     size_t C = m->dims.channels, L = m->dims.layers, V = m->dims.vocab, n = B * (T - start);
     size_t rows = a->n_logits;
@@ -840,7 +835,7 @@ typedef struct { double lm, local, lm_scale, local_scale; } Loss;
 // After model_forward with logits for all rows: the losses of the batch, in nats and in units of
 // the residual stream; the logits become probabilities. l_LM is a mean over targets, l_local over
 // the last extension's layers and the old-domain tokens (a gate's cross-entropy: over all tokens).
-static Loss model_loss(const Training *t) {
+Loss model_loss(const Training *t) {
     const Model *m = t->m;
     const Activations *a = &t->a;
     const Batch *batch = &t->batch;
@@ -867,7 +862,7 @@ static Loss model_loss(const Training *t) {
 }
 
 // The residues of layer l: from dx, the gradient at the block's output, to du, which may be NULL.
-static void residues_backward(const Training *t, Loss loss, size_t l, real *du) {
+void residues_backward(const Training *t, Loss loss, size_t l, real *du) {
     const Model *m = t->m;
     const Buffers *s = &t->a.own;
     size_t C = m->dims.channels;
@@ -891,7 +886,7 @@ static void residues_backward(const Training *t, Loss loss, size_t l, real *du) 
 // Layer l: dx, the gradient at the block's output, becomes that at its input. Of the first block
 // nothing is computed below the first tensor that trains: inside, down to what its u comes from;
 // below, down to the embedding.
-static void block_backward(const Training *t, Loss loss, size_t l) {
+void block_backward(const Training *t, Loss loss, size_t l) {
     const Model *m = t->m;
     const Activations *a = &t->a;
     const Tensors *w = &m->w, *grad = &t->grad;
@@ -919,7 +914,7 @@ static void block_backward(const Training *t, Loss loss, size_t l) {
 }
 
 // After model_loss, which returned `loss`: the gradients of l_LM + alpha l_local, in grad.
-static void model_backward(const Training *t, Loss loss) {
+void model_backward(const Training *t, Loss loss) {
     const Model *m = t->m;
     const Activations *a = &t->a;
     const Tensors *grad = &t->grad;
@@ -951,14 +946,14 @@ static void model_backward(const Training *t, Loss loss) {
 
 // The learning rate at a step, from 1 on: a linear rise over `warmup` steps to the peak, then half
 // a cosine down to floor * peak.
-static double learning_rate(const TrainConfig *c, long step) {
+double learning_rate(const TrainConfig *c, long step) {
     if (step <= c->warmup) return c->lr * step / c->warmup;
     double progress = (double)(step - c->warmup) / (c->steps - c->warmup);
     return c->lr * (c->floor + (1 - c->floor) * 0.5 * (1 + cos(3.141592653589793 * progress)));
 }
 
 // The norm of all of t together. Short sums are taken in real, and added in double.
-static double tensors_norm(const Tensors *t) {
+double tensors_norm(const Tensors *t) {
     enum { CHUNK = 4096 };
     double sum = 0;
     for (size_t i = 0; i < t->size; i += CHUNK)
@@ -969,8 +964,8 @@ static double tensors_norm(const Tensors *t) {
 // One step on w with gradients g: first and second moments m and v, corrected for their start at
 // zero. A gradient longer than `clip` is scaled to it. Matrices (not biases, LayerNorms and gates)
 // shrink by lr * decay, apart from the gradient. Returns the gradient's norm.
-static double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v,
-                         const Dims *d, long step, double lr, double decay, double clip) {
+double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v,
+                  const Dims *d, long step, double lr, double decay, double clip) {
     double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
     real scale = norm > clip ? clip / norm : 1, epsilon = 1e-8;
     real b1 = beta1, b2 = beta2;
@@ -1005,13 +1000,13 @@ typedef struct {
 } Loader;
 
 // The domain among `count` that a uniform x in [0, 1) falls on.
-static const Tokens *pick(const Tokens *domains, size_t count, double x) {
+const Tokens *pick(const Tokens *domains, size_t count, double x) {
     return &domains[min_size(x * count, count - 1)];
 }
 
 // Draws a batch. A sequence starts anywhere in its text. It takes two random numbers,
 // whatever p is.
-static void loader_next(Loader *loader, Batch *batch) {
+void loader_next(Loader *loader, Batch *batch) {
     size_t T = batch->T;
     double p = loader->n_old ? loader->p : 0, q = loader->n_penalty_only ? loader->q : 0;
     for (size_t b = 0; b < batch->B; b++) {
@@ -1031,7 +1026,7 @@ static void loader_next(Loader *loader, Batch *batch) {
 }
 
 // Begins to train m's last extension or, if it has none, its backbone.
-static Training training_new(Model *m, size_t B, size_t T) {
+Training training_new(Model *m, size_t B, size_t T) {
     const Extension *x = last_extension(m);
     Training t = {.m = m, .w = x ? &x->w : &m->w, .dims = x ? &x->dims : &m->dims};
     int sets = x ? x->sets : SET_BACKBONE;
@@ -1045,13 +1040,13 @@ static Training training_new(Model *m, size_t B, size_t T) {
 }
 
 // Frees all that training_new made; m stays.
-static void training_free(Training *t) {
+void training_free(Training *t) {
     free(t->a.memory);
     free(t->grad.memory), free(t->adam_m.memory), free(t->adam_v.memory), free(t->batch.tokens);
 }
 
 // One step on the batch that is there. Returns its losses, as they were before the step.
-static Loss training_step(Training *t, double lr, double decay) {
+Loss training_step(Training *t, double lr, double decay) {
     model_forward(t->m, &t->a, t->batch.tokens, t->batch.B, t->batch.T, 0);
     Loss loss = model_loss(t);
     model_backward(t, loss);
@@ -1067,16 +1062,15 @@ typedef struct {
     bool resume;
 } StateFile;
 
-static void state_save(const StateFile *file, const Training *t, const Loader *loader,
-                       double seconds);
-static double state_load(const StateFile *file, Training *t, Loader *loader);  // -> seconds so far
-static volatile sig_atomic_t interrupted;  // by Ctrl-C
-static _Noreturn void end_interrupted(const char *what, const char *how_to_go_on);
+void state_save(const StateFile *file, const Training *t, const Loader *loader, double seconds);
+double state_load(const StateFile *file, Training *t, Loader *loader);  // -> seconds so far
+volatile sig_atomic_t interrupted;  // by Ctrl-C
+_Noreturn void end_interrupted(const char *what, const char *how_to_go_on);
 
 // Trains m's last extension or, if it has none, its backbone, on what the loader draws. Returns the
 // seconds it took, over all sittings. When interrupted, saves the state and ends the program. Dies
 // on a loss that is not finite.
-static double train(Model *m, const TrainConfig *c, Loader *loader, const StateFile *file) {
+double train(Model *m, const TrainConfig *c, Loader *loader, const StateFile *file) {
     Training t = training_new(m, c->batch, c->seq_len);
     const char *name = methods[c->method].name;
     printf("%-9s trains %.3fM parameters, %ld steps of %ld x %ld tokens, lr %g\n", name,
@@ -1107,26 +1101,25 @@ static double train(Model *m, const TrainConfig *c, Loader *loader, const StateF
 // -------------------------------------------------------------------------------------------------
 // 8. Evaluation, sampling, replay.
 
-// How far gates open on a text, and how often they are exactly 0; means over tokens and layers.
-typedef struct { double gate, closed; } GateScore;
-// Mean loss in nats a token, bits a byte of text, and every extension's gates, over all layers.
-typedef struct { double loss, bpb; size_t tokens, bytes; GateScore gates[MAX_EXTENSIONS]; } Score;
+// Mean loss in nats a token, bits a byte of text; how far the last extension's gates open, and how
+// often they are exactly 0, in the mean over tokens and layers.
+typedef struct { double loss, bpb, gate, closed; size_t tokens, bytes; } Score;
 
-// Adds to the score's gates what they do on the first n rows of a pass.
-static void gates_add(Score *s, const Model *m, const Activations *a, size_t n) {
+// Adds to the score what the gates do on the first n rows of a pass.
+void gates_add(Score *s, const Model *m, const Activations *a, size_t n) {
     double terms = (double)m->dims.layers * s->tokens;
-    for (size_t e = 0; e < m->n_extensions; e++)
-        for (size_t l = 0; l < m->dims.layers && m->extension[e]->sets & SET_ADAPTER; l++) {
-            Residue r = residue_at(m, a, e, l);
-            for (size_t t = 0; t < n; t++) {
-                s->gates[e].gate += r.gate[t] / terms;
-                s->gates[e].closed += (r.gate[t] == 0) / terms;
-            }
+    const Extension *x = last_extension(m);
+    for (size_t l = 0; l < m->dims.layers && x && x->sets & SET_ADAPTER; l++) {
+        const real *gate = residue_at(m, a, m->n_extensions - 1, l).gate;
+        for (size_t t = 0; t < n; t++) {
+            s->gate += gate[t] / terms;
+            s->closed += (gate[t] == 0) / terms;
         }
+    }
 }
 
 // Scores a whole file, in windows of T predictions. When interrupted, ends the program.
-static Score evaluate(const Model *m, const Tokens *file, size_t T) {
+Score evaluate(const Model *m, const Tokens *file, size_t T) {
     size_t rows = T < 1024 ? 1024 / T * T : T;
     size_t count = file->count - 1;  // every token but the first is predicted
     Activations a = activations_new(m, rows / T, T, rows, false);
@@ -1157,7 +1150,7 @@ static Score evaluate(const Model *m, const Tokens *file, size_t T) {
 }
 
 // Draws a token from softmax(logits / temperature). At temperature 0, or almost, the most likely.
-static int sample_token(const real *logits, size_t V, double temperature, Random *random) {
+int sample_token(const real *logits, size_t V, double temperature, Random *random) {
     double max = largest(V, logits), sum = 0;
     size_t token = 0;
     temperature = fmax(temperature, 1e-9);
@@ -1180,8 +1173,8 @@ typedef struct {
 } Sampler;
 
 // Begins with a prompt of at least one token.
-static Sampler sampler_new(const Model *m, const int *prompt, size_t count, double temperature,
-                           Random random) {
+Sampler sampler_new(const Model *m, const int *prompt, size_t count, double temperature,
+                    Random random) {
     size_t T = m->dims.positions;
     Sampler s = {.m = m, .count = count, .temperature = temperature, .random = random};
     s.a = activations_new(m, 1, T, 1, false);
@@ -1190,7 +1183,7 @@ static Sampler sampler_new(const Model *m, const int *prompt, size_t count, doub
 }
 
 // Draws the next token.
-static int sampler_next(Sampler *s) {
+int sampler_next(Sampler *s) {
     size_t T = s->m->dims.positions, half = (T + 1) / 2;
     if (s->count > T) {
         memmove(s->tokens, s->tokens + s->count - half, half * sizeof(int));
@@ -1213,7 +1206,7 @@ static int sampler_next(Sampler *s) {
 //
 // Here m writes c->replay tokens or some more, as it was with `age` extensions: pieces of T, each
 // with random numbers of its own, so that it writes the same on any number of threads.
-static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
+Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
     size_t T = m->dims.positions, pieces = (c->replay + T - 1) / T, done = 0, n = m->n_extensions;
     size_t size = m->w.layer_size[WTE] * sizeof(real);
     int end = m->tokenizer->size - 1;
@@ -1249,8 +1242,7 @@ static Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
 
 // Lays out the buffers: while there is no memory yet, only to know their size. One that its owner,
 // the model or an extension, has no use for gets no rows.
-static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T,
-                                bool backward) {
+void activations_lay_out(Activations *a, const Model *m, size_t B, size_t T, bool backward) {
     a->size = 0;
     for (size_t e = 0; e <= m->n_extensions; e++) {
         Buffers *s = e ? &a->extension[e - 1] : &a->own;
@@ -1273,8 +1265,7 @@ static void activations_lay_out(Activations *a, const Model *m, size_t B, size_t
     }
 }
 
-static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits,
-                                   bool backward) {
+Activations activations_new(const Model *m, size_t B, size_t T, size_t n_logits, bool backward) {
     Activations a = {.n_logits = n_logits};
     activations_lay_out(&a, m, B, T, backward);
     a.memory = allocate(a.size, sizeof(real));
@@ -1283,7 +1274,7 @@ static Activations activations_new(const Model *m, size_t B, size_t T, size_t n_
 }
 
 // Lays out the tensors of `sets` in memory; if that is NULL, only their sizes are known.
-static Tensors tensors_lay_out(real *memory, int sets, const Dims *d) {
+Tensors tensors_lay_out(real *memory, int sets, const Dims *d) {
     Tensors t = {.memory = memory};
     for (int id = 0; id < TENSORS; id++) {
         if (!(table[id].set & sets)) continue;
@@ -1294,13 +1285,13 @@ static Tensors tensors_lay_out(real *memory, int sets, const Dims *d) {
     return t;
 }
 
-static Tensors tensors_allocate(int sets, const Dims *d) {
+Tensors tensors_allocate(int sets, const Dims *d) {
     size_t size = tensors_lay_out(NULL, sets, d).size;
     return tensors_lay_out(allocate(size, sizeof(real)), sets, d);
 }
 
 // Draws initial values for every tensor of t, in table order.
-static void tensors_init(const Tensors *t, const Dims *d, const TrainConfig *c, uint64_t purpose) {
+void tensors_init(const Tensors *t, const Dims *d, const TrainConfig *c, uint64_t purpose) {
     Random random = random_stream(c->seed, purpose);
     double C = d->channels, L = d->layers;
     bool open = c->gate == GATE_RELU && c->gate_init == START_OPEN;
@@ -1319,7 +1310,7 @@ static void tensors_init(const Tensors *t, const Dims *d, const TrainConfig *c, 
 
 // What a file holds of a model's or an extension's tensors, and of the tokens (ids) whose rows are
 // among them.
-static StoredList tensors_list(const Tensors *t, const Dims *d, int *ids) {
+StoredList tensors_list(const Tensors *t, const Dims *d, int *ids) {
     StoredList list = {0};
     for (int id = 0; id < TENSORS; id++)
         for (size_t l = 0; t->layer_size[id] && l < tensor_layers(id, d); l++) {
@@ -1337,12 +1328,12 @@ static StoredList tensors_list(const Tensors *t, const Dims *d, int *ids) {
 }
 
 // What a file holds of m's backbone (count 0) or of its extension `count`.
-static StoredList model_list(const Model *m, size_t count) {
+StoredList model_list(const Model *m, size_t count) {
     const Extension *x = count ? m->extension[count - 1] : NULL;
     return x ? tensors_list(&x->w, &x->dims, x->ids) : tensors_list(&m->w, &m->dims, NULL);
 }
 
-static uint64_t model_hash(const Model *m, size_t count) {
+uint64_t model_hash(const Model *m, size_t count) {
     StoredList list = model_list(m, count);
     uint64_t hash = stored_hash(count ? m->hash[count - 1] : 0, &list);
     free(list.at);
@@ -1350,7 +1341,7 @@ static uint64_t model_hash(const Model *m, size_t count) {
 }
 
 // The sizes and sets of an extension, from its config and the sizes of the model.
-static void extension_complete(Extension *x, const Dims *d) {
+void extension_complete(Extension *x, const Dims *d) {
     const TrainConfig *c = &x->config;
     x->dims = *d;
     x->dims.hidden = c->hidden, x->dims.rank = c->rank, x->dims.new_rows = c->new_rows;
@@ -1360,7 +1351,7 @@ static void extension_complete(Extension *x, const Dims *d) {
 }
 
 // Plugs x in; from then on it is m's.
-static void extension_attach(Model *m, Extension *x) {
+void extension_attach(Model *m, Extension *x) {
     size_t V = m->dims.vocab, size = m->w.layer_size[WTE] * sizeof(real);
     if (m->n_extensions == MAX_EXTENSIONS)
         die("at most %d extensions on one model", MAX_EXTENSIONS);
@@ -1378,7 +1369,7 @@ static void extension_attach(Model *m, Extension *x) {
 // Makes the extension that c describes and plugs it into m. Its new rows are those of tokens that
 // are unseen and among those to learn (V; NULL: all). Sizes: a fifth of the backbone's parameters,
 // 3 C H L = N / 5, and for LoRA as many, 16 C R L = 3 C H L.
-static Extension *extension_new(Model *m, const TrainConfig *c, const bool *learn) {
+Extension *extension_new(Model *m, const TrainConfig *c, const bool *learn) {
     Extension *x = allocate(1, sizeof *x);
     size_t C = m->dims.channels, V = m->dims.vocab;
     double fifth = 0.2 * m->w.size / (3.0 * C * m->dims.layers);
@@ -1403,13 +1394,13 @@ static Extension *extension_new(Model *m, const TrainConfig *c, const bool *lear
 }
 
 // Unplugs m's last extension and frees it.
-static void extension_drop(Model *m) {
+void extension_drop(Model *m) {
     Extension *x = m->extension[--m->n_extensions];
     free(x->w.memory), free(x->ids), free(x->row_of), free(x);
 }
 
 // Makes a backbone of random weights. The tokenizer is m's from then on; all tokens are unseen.
-static Model *model_new(const Dims *d, const TrainConfig *c, Tokenizer *tokenizer) {
+Model *model_new(const Dims *d, const TrainConfig *c, Tokenizer *tokenizer) {
     Model *m = allocate(1, sizeof *m);
     *m = (Model){.dims = *d, .tokenizer = tokenizer, .w = tensors_allocate(SET_BACKBONE, d)};
     m->wte = m->w.at[WTE];
@@ -1420,7 +1411,7 @@ static Model *model_new(const Dims *d, const TrainConfig *c, Tokenizer *tokenize
 }
 
 // Frees a model, its extensions and its tokenizer.
-static void model_free(Model *m) {
+void model_free(Model *m) {
     while (m->n_extensions) extension_drop(m);
     if (m->wte != m->w.at[WTE]) free(m->wte);
     if (m->tokenizer) tokenizer_free(m->tokenizer);
@@ -1430,7 +1421,7 @@ static void model_free(Model *m) {
 enum { LARGEST = 1 << 20 };  // of any size; their products fit 64 bits
 
 // Dies unless the sizes make a model. `source` names what set them.
-static void dims_check(const char *source, const Dims *d) {
+void dims_check(const char *source, const Dims *d) {
     if (d->channels % d->heads)
         die("%s: %zu heads do not divide %zu channels", source, d->heads, d->channels);
     size_t size = tensors_lay_out(NULL, SET_BACKBONE, d).size, most = (size_t)4 << 30;
@@ -1438,7 +1429,7 @@ static void dims_check(const char *source, const Dims *d) {
 }
 
 // Reads config.json: the sizes of m, and its record of unseen tokens.
-static void config_load(Model *m, const char *path) {
+void config_load(Model *m, const char *path) {
     static const char *const expected[][2] = {
         {"model_type", "gpt2"}, {"activation_function", "gelu_new|gelu_pytorch_tanh"},
         {"layer_norm_epsilon", "1e-05"}, {"tie_word_embeddings", "true"},
@@ -1470,7 +1461,7 @@ static void config_load(Model *m, const char *path) {
 }
 
 // Reads a list from an open file, and closes it.
-static void list_load(Safetensors *s, StoredList list) {
+void list_load(Safetensors *s, StoredList list) {
     safetensors_find(s, &list);
     safetensors_read(s, &list);
     safetensors_close(s);
@@ -1479,7 +1470,7 @@ static void list_load(Safetensors *s, StoredList list) {
 
 // Reads tensors, and the ids of rows. They get memory only once the header, and so the file's size,
 // agrees.
-static Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *ids) {
+Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *ids) {
     Tensors t = tensors_lay_out(NULL, sets, d);
     StoredList list = tensors_list(&t, d, ids);
     safetensors_find(s, &list);
@@ -1492,7 +1483,7 @@ static Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *
 }
 
 // Loads a folder: config.json, model.safetensors in float32, the tokenizer's files.
-static Model *model_load(const char *folder) {
+Model *model_load(const char *folder) {
     char *path = join(folder, "/", "config.json");
     char *weights = join(folder, "/", "model.safetensors");
     Model *m = allocate(1, sizeof *m);
@@ -1512,7 +1503,7 @@ static Model *model_load(const char *folder) {
 
 // Saves a folder that model_load and transformers read; its files are replaced one by one.
 // metadata: how the weights were trained.
-static void model_save(const Model *m, const char *folder, const char *metadata) {
+void model_save(const Model *m, const char *folder, const char *metadata) {
     char *path = join(folder, "/", "config.json");
     char *weights = join(folder, "/", "model.safetensors");
     const Dims *d = &m->dims;
@@ -1537,7 +1528,7 @@ static void model_save(const Model *m, const char *folder, const char *metadata)
 }
 
 // Saves m's last extension.
-static void extension_save(const Model *m, const char *path, const char *metadata) {
+void extension_save(const Model *m, const char *path, const char *metadata) {
     StoredList list = model_list(m, m->n_extensions);
     safetensors_write(path, &list, m->hash[m->n_extensions - 1], metadata);
     free(list.at);
@@ -1545,7 +1536,7 @@ static void extension_save(const Model *m, const char *path, const char *metadat
 
 // Fills what was to be trained, m's last extension or its backbone, from the file of a finished
 // training. Returns false if there is none, or only one of other settings.
-static bool result_load(Model *m, const char *path, const char *metadata) {
+bool result_load(Model *m, const char *path, const char *metadata) {
     if (access(path, F_OK)) return false;
     Safetensors s = safetensors_open(path);
     bool same = metadata_compare(&s, metadata, false);
@@ -1557,7 +1548,7 @@ static bool result_load(Model *m, const char *path, const char *metadata) {
 }
 
 // What a state holds: what trains, and its moments.
-static StoredList state_list(const Training *t) {
+StoredList state_list(const Training *t) {
     const Tensors *const parts[] = {t->w, &t->adam_m, &t->adam_v};
     static const char *const names[] = {"w", "adam_m", "adam_v"};
     StoredList list = {0};
@@ -1569,8 +1560,7 @@ static StoredList state_list(const Training *t) {
     return list;
 }
 
-static void state_save(const StateFile *file, const Training *t, const Loader *loader,
-                       double seconds) {
+void state_save(const StateFile *file, const Training *t, const Loader *loader, double seconds) {
     char text[2048];
     snprintf(text, sizeof text, "%s,\"place\":\"%ld %.1f %" PRIu64 "\"", file->metadata, t->step,
              seconds, loader->random);
@@ -1579,7 +1569,7 @@ static void state_save(const StateFile *file, const Training *t, const Loader *l
     free(list.at);
 }
 
-static double state_load(const StateFile *file, Training *t, Loader *loader) {
+double state_load(const StateFile *file, Training *t, Loader *loader) {
     if (access(file->path, F_OK)) return 0;
     if (!file->resume)
         die("%s: an interrupted training is there: --resume goes on, or remove it", file->path);
@@ -1602,8 +1592,8 @@ static double state_load(const StateFile *file, Training *t, Loader *loader) {
 #ifdef _OPENMP
 #include <omp.h>
 #else
-static int omp_get_max_threads(void) { return 1; }
-static void omp_set_num_threads(int n) {
+int omp_get_max_threads(void) { return 1; }
+void omp_set_num_threads(int n) {
     if (n > 1) die("--threads %d: built without OpenMP", n);
 }
 #endif
@@ -1645,28 +1635,28 @@ static inline real exponential(real x) {
     return e * low.value * high.value;
 }
 
-static real dot(size_t n, const real *a, const real *b) {
+real dot(size_t n, const real *a, const real *b) {
     real sum = 0;
     #pragma omp simd reduction(+ : sum)
     for (size_t i = 0; i < n; i++) sum += a[i] * b[i];
     return sum;
 }
 
-static real total(size_t n, const real *a) {
+real total(size_t n, const real *a) {
     real sum = 0;
     #pragma omp simd reduction(+ : sum)
     for (size_t i = 0; i < n; i++) sum += a[i];
     return sum;
 }
 
-static real l1_norm(size_t n, const real *a) {
+real l1_norm(size_t n, const real *a) {
     real sum = 0;
     #pragma omp simd reduction(+ : sum)
     for (size_t i = 0; i < n; i++) sum += a[i] < 0 ? -a[i] : a[i];
     return sum;
 }
 
-static real largest(size_t n, const real *a) {
+real largest(size_t n, const real *a) {
     real max = a[0];
     #ifndef __clang__  // which does not vectorise it
     #pragma omp simd reduction(max : max)
@@ -1675,7 +1665,7 @@ static real largest(size_t n, const real *a) {
     return max;
 }
 
-static real *scratch(int slot, size_t size) {
+real *scratch(int slot, size_t size) {
     static _Thread_local real *at[SCRATCHES];
     static _Thread_local size_t sizes[SCRATCHES];
     if (sizes[slot] < size) {
@@ -1686,20 +1676,20 @@ static real *scratch(int slot, size_t size) {
     return at[slot];
 }
 
-static Random random_stream(uint64_t seed, uint64_t purpose) {
+Random random_stream(uint64_t seed, uint64_t purpose) {
     return (seed * 64 + purpose) * 0xD1342543DE82EF95u;
 }
 
-static uint64_t random_bits(Random *r) {
+uint64_t random_bits(Random *r) {
     uint64_t z = *r += 0x9E3779B97F4A7C15u;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
     z = (z ^ z >> 27) * 0x94D049BB133111EBu;
     return z ^ z >> 31;
 }
 
-static double random_uniform(Random *r) { return (random_bits(r) >> 11) * 0x1p-53; }
+double random_uniform(Random *r) { return (random_bits(r) >> 11) * 0x1p-53; }
 
-static double random_normal(Random *r) {  // Box and Muller
+double random_normal(Random *r) {  // Box and Muller
     double radius = sqrt(-2 * log(1 - random_uniform(r)));
     return radius * cos(6.283185307179586 * random_uniform(r));
 }
@@ -1744,22 +1734,20 @@ static inline void pack(real *out, size_t size, size_t count, size_t K, const re
 }
 
 // c (height, width; rows c_row apart) = MR rows of a (packed, or as they lie) times a packed panel
-// of B, + add (as c) + bias (width), on the first `vectors` vectors of B's panel. The compiler
-// unrolls i and j, whose bounds are constants, and keeps `sum` in registers. add and bias may be
-// NULL.
-static inline __attribute__((always_inline))
+// of B, + add (as c) + bias (width). The compiler unrolls i and j, whose bounds are constants, and
+// keeps `sum` in registers. add and bias may be NULL.
 void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a,
-                   const real *b, const real *bias, const real *add, const int vectors) {
+                   const real *b, const real *bias, const real *add) {
     vec sum[MR][NR] = {{{0}}};
     for (size_t i = 0; i < height; i++)
         __builtin_prefetch((add ? add : c) + i * c_row);  // needed at the end
     for (size_t k = 0; k < K; k++, a.at += a.col, b += PANEL)
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < vectors; j++)
+            for (int j = 0; j < NR; j++)
                 sum[i][j] += a.at[i * a.row] * load(b + j * LANES);
-    if (height == MR && width == (size_t)(vectors * LANES)) {
+    if (height == MR && width == PANEL) {
         for (int i = 0; i < MR; i++)
-            for (int j = 0; j < vectors; j++) {
+            for (int j = 0; j < NR; j++) {
                 size_t at = i * c_row + j * LANES;
                 if (add) sum[i][j] += load(add + at);
                 if (bias) sum[i][j] += load(bias + j * LANES);
@@ -1776,23 +1764,10 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
         }
 }
 
-// The tile in four versions, each with its constants: A packed (row is 1) or with its rows along k
-// (col is 1; if both are, K is 1 and either will do), and B's panel whole or a narrow one, at the
-// right edge, of which the first vector will do.
-static void multiply_panels(real *c, size_t c_row, size_t height, size_t width, size_t K, Matrix a,
-                            const real *b, const real *bias, const real *add) {
-    Matrix packed = {a.at, 1, MR}, along = {a.at, a.row, 1};
-    bool narrow = width <= LANES;
-    if (a.row == 1 && narrow) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, 1);
-    else if (a.row == 1) multiply_tile(c, c_row, height, width, K, packed, b, bias, add, NR);
-    else if (narrow) multiply_tile(c, c_row, height, width, K, along, b, bias, add, 1);
-    else multiply_tile(c, c_row, height, width, K, along, b, bias, add, NR);
-}
-
 // c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is
 // the limit, and packing would read each twice. Columns are divided among the threads.
-static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias,
-                         const real *add) {
+void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias,
+                  const real *add) {
     size_t threads = omp_get_max_threads();
     size_t chunk = b.col == 1 ? round_up((N + threads - 1) / threads, 64) : 64;
     #pragma omp parallel for if (N * K > 1 << 17)
@@ -1816,8 +1791,8 @@ static void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const 
     }
 }
 
-static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
-                   const real *bias, const real *add) {
+void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
+            const real *bias, const real *add) {
     if (M == 1 && (b.col == 1 || (b.row == 1 && a.col == 1))) {
         multiply_row(c, N, K, a, b, bias, add);
         return;
@@ -1851,10 +1826,10 @@ static void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a
                                 part = (Matrix){packed_a + (i - along) * depth, 1, MR};
                             real *at = c + (i0 + i) * c_row + j0 + j;
                             const real *sum = k0 ? at : add ? add + (at - c) : NULL;
-                            multiply_panels(at, c_row, min_size(MR, rows - i),
-                                            min_size(PANEL, cols - j), depth,
-                                            part, packed_b + j * depth,
-                                            k0 || !bias ? NULL : bias + j0 + j, sum);
+                            multiply_tile(at, c_row, min_size(MR, rows - i),
+                                          min_size(PANEL, cols - j), depth, part,
+                                          packed_b + j * depth, k0 || !bias ? NULL : bias + j0 + j,
+                                          sum);
                         }
                 }
             }
@@ -1878,7 +1853,7 @@ typedef struct {
     bool quiet;
 } Settings;
 
-static const Settings initial = {
+const Settings initial = {
     .train = {.method = NEUTRAL, .gate = GATE_NONE, .local = LOCAL_NONE, .steps = 400, .batch = 8,
               .seq_len = 128, .warmup = 20, .new_rows = 1, .seed = 1, .floor = 0.1, .p = 0.1,
               .q = 0.1, .alpha = 1, .temperature = 1},
@@ -1901,7 +1876,7 @@ static const Settings initial = {
 // The commands that take it, and for which methods it is: OF * the sets that they use, 0: for all.
 // What no command takes is only saved with what was trained, as all of TrainConfig is.
 enum { OF = 256, GATED = BOTH + OF * SET_GATE, REHEARSED = BOTH + OF * USES_OLD };
-static const Setting settings[] = {
+const Setting settings[] = {
     {S_TEXT(data), TRAIN | EVAL, "folder of DOMAIN_{train,val,test}.bin, tokenizer"},
     {S_TEXT(known), RUN | PRETRAIN, "domains that the backbone learns, together"},
     {S_TEXT(old), BOTH, "known domains to keep, that are trained on too"},
@@ -1965,7 +1940,7 @@ _Static_assert(SETTINGS <= 64, "Settings.given has a bit for each");
 
 // Returns the config of a method: its defaults, and what was given for it. Dies if that contradicts
 // itself.
-static TrainConfig train_config(const Settings *s, long method) {
+TrainConfig train_config(const Settings *s, long method) {
     Settings own = initial;
     TrainConfig *c = &own.train;
     settings_apply(&own, sizeof own.train, settings, methods[method].defaults);
@@ -1989,7 +1964,7 @@ static TrainConfig train_config(const Settings *s, long method) {
 }
 
 // Dies if a setting was given that none of the chosen methods uses. uses: of all of them together.
-static void settings_check(const Settings *s, const char *chosen, int uses) {
+void settings_check(const Settings *s, const char *chosen, int uses) {
     for (int i = 0; i < SETTINGS; i++)
         if (s->given >> i & 1 && settings[i].commands >= OF && !(settings[i].commands / OF & uses))
             die("--%s: is not for %s", setting_name(&settings[i]), chosen);
@@ -1997,8 +1972,7 @@ static void settings_check(const Settings *s, const char *chosen, int uses) {
 
 // Writes all that a training depends on, for its files: the config, and a hash of the weights that
 // it begins with, what they stand upon, and the texts in their roles.
-static void config_describe(char text[1024], const TrainConfig *c, const Model *m,
-                            const Loader *loader) {
+void config_describe(char text[1024], const TrainConfig *c, const Model *m, const Loader *loader) {
     uint64_t data = hash_bits(m->hash[m->n_extensions], m->dims.heads) + loader->new.hash;
     for (size_t i = 0; i < loader->n_old + loader->n_penalty_only; i++)
         data = hash_bits(data, i < loader->n_old) + loader->kept[i].hash;
@@ -2006,18 +1980,18 @@ static void config_describe(char text[1024], const TrainConfig *c, const Model *
     sprintf(text, ",\"data\":\"%016" PRIx64 "\"", data);
 }
 
-static void on_interrupt(int signal) {
+void on_interrupt(int signal) {
     (void)signal;
     interrupted = 1;
 }
 
-static _Noreturn void end_interrupted(const char *what, const char *how_to_go_on) {
+_Noreturn void end_interrupted(const char *what, const char *how_to_go_on) {
     fprintf(stderr, "\n%s: %s interrupted: %s\n", program, what, how_to_go_on);
     exit(130);
 }
 
 // Printed first by every command that computes for long.
-static void print_settings(const Settings *s, const Model *m) {
+void print_settings(const Settings *s, const Model *m) {
     const Dims *d = &m->dims;
     printf("nr: seed %ld, threads: %d\nmodel: %zu layers, %zu heads, %zu channels, context %zu, "
            "vocabulary %zu: %.3fM parameters\n", s->train.seed, omp_get_max_threads(),
@@ -2026,7 +2000,7 @@ static void print_settings(const Settings *s, const Model *m) {
 
 // Loads an extension and plugs it in. Dies unless it was trained upon m as it is, or as it was with
 // fewer extensions: those that were trained apart add up.
-static void extension_load(Model *m, const char *path) {
+void extension_load(Model *m, const char *path) {
     Safetensors s = safetensors_open(path);
     Extension *x = allocate(1, sizeof *x);
     settings_load(&x->config, sizeof x->config, settings, SETTINGS, &s);
@@ -2052,7 +2026,7 @@ static void extension_load(Model *m, const char *path) {
 }
 
 // Loads -i and every -x. Without --context, seq_len becomes the model's.
-static Model *model_of_settings(Settings *s) {
+Model *model_of_settings(Settings *s) {
     Model *m = model_load(s->in);
     for (int i = 0; i < MAX_EXTENSIONS && s->extensions[i]; i++)
         extension_load(m, s->extensions[i]);
@@ -2065,7 +2039,7 @@ static Model *model_of_settings(Settings *s) {
 
 // Trains what the settings say by a method and saves it at --out: a backbone's folder or, of the
 // model -i with -x, the folder or an extension's file. Returns the model, and the seconds it took.
-static Model *teach(Settings *s, long method, double *seconds) {
+Model *teach(Settings *s, long method, double *seconds) {
     bool pretrain = method == BACKBONE, whole = methods[method].uses & SET_BACKBONE;
     Model *m = pretrain ? NULL : model_of_settings(s);
     Tokenizer *tokenizer = pretrain ? tokenizer_load(s->data) : m->tokenizer;
@@ -2145,8 +2119,7 @@ typedef struct {
 } Results;
 
 // Evaluates m, which has learnt `stage` new domains, and adds what it does.
-static void results_add(Results *all, const Model *m, const TrainConfig *c, size_t stage,
-                        double seconds) {
+void results_add(Results *all, const Model *m, const TrainConfig *c, size_t stage, double seconds) {
     const Extension *x = last_extension(m);
     size_t trained = x ? x->w.size : m->w.size, first = all->count;
     for (size_t i = 0; i < all->n_files; i++) {
@@ -2160,7 +2133,7 @@ static void results_add(Results *all, const Model *m, const TrainConfig *c, size
 }
 
 // Writes all results, a line for each model and domain; what there is not is empty.
-static void results_write(const Results *all, const char *path) {
+void results_write(const Results *all, const char *path) {
     FILE *file = output_open(path);
     fprintf(file, "method,seed,stage,domain,role,split,tokens,loss,bpb,change,gate,closed,lr,alpha,"
                   "p,q,trained,seconds\n");
@@ -2173,10 +2146,8 @@ static void results_write(const Results *all, const char *path) {
                 r->score.loss, r->score.bpb);
         if (k >= all->n_files) fprintf(file, "%.6f", r->change);
         if (c->gate == GATE_NONE) fprintf(file, ",,,%g,,%g,,", c->lr, c->p);
-        else {
-            GateScore g = r->score.gates[r->stage - 1];
-            fprintf(file, ",%.6f,%.6f,%g,%g,%g,%g,", g.gate, g.closed, c->lr, c->alpha, c->p, c->q);
-        }
+        else fprintf(file, ",%.6f,%.6f,%g,%g,%g,%g,", r->score.gate, r->score.closed, c->lr,
+                     c->alpha, c->p, c->q);
         fprintf(file, "%zu,%.1f\n", r->trained, r->seconds);
     }
     output_close(file);
@@ -2184,7 +2155,7 @@ static void results_write(const Results *all, const char *path) {
 
 // Prints all results, in 80 columns: of every domain the loss and its change; of up to three
 // domains also how many of a hundred gates are closed.
-static void results_print(const Results *all) {
+void results_print(const Results *all) {
     bool closed = all->n_files <= 3;
     printf("%-8s %9s", "method", "trained");
     for (size_t i = 0; i < all->n_files; i++) printf(" | %-6.6schange", all->files[i].name);
@@ -2194,12 +2165,12 @@ static void results_print(const Results *all) {
         for (size_t i = 0; i < all->n_files; i++)
             printf(" | %5.3f %+6.3f", r[i].score.loss, r[i].change);
         for (size_t i = 0; closed && i < all->n_files && r->config.gate != GATE_NONE; i++)
-            printf("%s%4.0f", i ? "" : " |", 100 * r[i].score.gates[r->stage - 1].closed);
+            printf("%s%4.0f", i ? "" : " |", 100 * r[i].score.closed);
         printf("\n");
     }
 }
 
-static void print_bytes(const Model *m, int token) {
+void print_bytes(const Model *m, int token) {
     size_t length;
     const char *bytes = tokenizer_bytes(m->tokenizer, token, &length);
     fwrite(bytes, 1, length, stdout);
@@ -2207,8 +2178,8 @@ static void print_bytes(const Model *m, int token) {
 
 // Continues tokens by n more at most, and prints each as it is drawn; stops at an end of text if
 // `stop`. Returns how many were drawn.
-static long continue_text(const Model *m, const int *tokens, size_t count, long n,
-                          double temperature, long seed, bool stop) {
+long continue_text(const Model *m, const int *tokens, size_t count, long n, double temperature,
+                   long seed, bool stop) {
     Sampler s = sampler_new(m, tokens, count, temperature, random_stream(seed, FOR_SAMPLING));
     long drawn = 0;
     for (; drawn < n && !interrupted; drawn++) {
@@ -2222,7 +2193,7 @@ static long continue_text(const Model *m, const int *tokens, size_t count, long 
 }
 
 // Prints how a file begins and how a model goes on, on one line.
-static void print_sample(const Model *m, const Tokens *file, long seed) {
+void print_sample(const Model *m, const Tokens *file, long seed) {
     int prompt[9] = {m->tokenizer->size - 1};
     size_t shown = min_size(8, file->count);
     printf("%9s %.8s: ", "", file->name);
@@ -2233,12 +2204,12 @@ static void print_sample(const Model *m, const Tokens *file, long seed) {
 }
 
 // Is a method among those of --methods?
-static bool is_chosen(const Settings *s, long method) {
+bool is_chosen(const Settings *s, long method) {
     return choice_index(s->methods, ',', methods[method].name) >= 0;
 }
 
 // Checks the methods of --methods and their settings, before anything is trained.
-static void methods_check(const Settings *s) {
+void methods_check(const Settings *s) {
     int uses = 0, found = 0;
     for (long i = NAIVE; i < METHODS; i++) {
         if (!is_chosen(s, i)) continue;
@@ -2255,7 +2226,7 @@ static void methods_check(const Settings *s) {
 // The experiment: a backbone of the known domains, extended from the same weights with the same
 // data by each method, to one new domain or to several, where each is an old one to those behind
 // it.
-static void command_run(Settings *s) {
+void command_run(Settings *s) {
     static Results all;
     int n_old = 0, n_new = list_length(s->new);
     size_t least = s->train.seq_len + 1;
@@ -2314,7 +2285,7 @@ static void command_run(Settings *s) {
 }
 
 // Trains a backbone, or extends a model by one method.
-static void command_train(Settings *s, long method) {
+void command_train(Settings *s, long method) {
     double seconds;
     if (!s->out) die("-o is missing: the folder or the file to write");
     settings_check(s, methods[method].name, methods[method].uses);
@@ -2322,18 +2293,19 @@ static void command_train(Settings *s, long method) {
     printf("%s written after %.0f s\n", s->out, seconds);
 }
 
-static void command_pretrain(Settings *s) { command_train(s, BACKBONE); }
-static void command_extend(Settings *s) {
+void command_pretrain(Settings *s) { command_train(s, BACKBONE); }
+void command_extend(Settings *s) {
     if (s->train.method == BACKBONE) die("--method backbone: nr pretrain does that");
     command_train(s, s->train.method);
 }
 
 // Prints how well whole files are predicted, and how far the gates open on them.
-static void command_eval(Settings *s) {
+void command_eval(Settings *s) {
     static Results all;
     Model *m = model_of_settings(s);
-    size_t E = m->n_extensions;
-    TrainConfig c = E ? last_extension(m)->config : train_config(s, BACKBONE);
+    const Extension *x = last_extension(m);
+    TrainConfig c = x ? x->config : train_config(s, BACKBONE);
+    bool gated = x && x->sets & SET_GATE;
     c.seq_len = s->train.seq_len;
     all.split = s->split;
     all.n_files = all.n_known = domains_load(all.files, s->data, s->domains, s->split,
@@ -2341,15 +2313,14 @@ static void command_eval(Settings *s) {
     for (size_t i = 0; i < all.n_files; i++) all.role[i] = "";
     if (s->csv) make_folders(s->csv, false);
     print_settings(s, m);
-    results_add(&all, m, &c, E, 0);
+    results_add(&all, m, &c, m->n_extensions, 0);
     printf("\n%-8s %10s %9s %11s %10s", s->split, "tokens", "nats", "perplexity", "bits/byte");
-    for (size_t e = 0; e < E; e++) printf("%8s %7s", "gate", "closed");
+    if (gated) printf("%8s %7s", "gate", "closed");
     for (size_t i = 0; i < all.n_files; i++) {
         const Score *at = &all.results[i].score;
         printf("\n%-8s %10zu %9.4f %11.3f %10.4f", all.files[i].name, at->tokens, at->loss,
                exp(at->loss), at->bpb);
-        for (size_t e = 0; e < E; e++)
-            printf("%8.3f %6.1f%%", at->gates[e].gate, 100 * at->gates[e].closed);
+        if (gated) printf("%8.3f %6.1f%%", at->gate, 100 * at->closed);
     }
     printf("\n");
     if (s->csv) results_write(&all, s->csv);
@@ -2358,7 +2329,7 @@ static void command_eval(Settings *s) {
 }
 
 // Continues a text.
-static void command_sample(Settings *s) {
+void command_sample(Settings *s) {
     Model *m = model_of_settings(s);
     size_t count;
     int *prompt = tokenizer_encode(m->tokenizer, s->prompt, strlen(s->prompt), &count);
@@ -2373,52 +2344,38 @@ static void command_sample(Settings *s) {
     model_free(m);
 }
 
-// Prints a text and how far extension e's gates open, in the mean over the layers: on a terminal
-// each token shaded from closed (as it is) to twice open (orange), elsewhere a line for each.
-// Tokens that share a character are shown together.
-static void print_gates(const Model *m, const Activations *a, const char *text, const int *tokens,
-                        size_t e) {
-    static const int shades[] = {230, 229, 222, 215, 208, 208};  // of terminals' 256 colours
-    bool terminal = use_colour(STDOUT_FILENO);
-    double mean = 0, L = m->dims.layers;
-    size_t length, together = 0;
-    if (m->n_extensions > 1) printf("extension %zu\n", e + 1);
-    for (size_t t = 0, from = 0, to = 0; t < a->n; t++) {
-        tokenizer_bytes(m->tokenizer, tokens[t], &length);
-        to += length;
-        together++;
-        for (size_t l = 0; l < L; l++) mean += residue_at(m, a, e, l).gate[t] / L;
-        if ((text[to] & 0xc0) == 0x80) continue;  // inside a character
-        mean /= together;
-        if (!terminal) printf("%.3f  ", mean);
-        else if (mean > 0) printf("\033[30;48;5;%dm", shades[(int)(2.5 * fmin(mean, 2))]);
-        print_visible(text + from, to - from);
-        printf(terminal ? "\033[0m" : "\n");
-        from = to, together = 0, mean = 0;
-    }
-    if (terminal) printf("\n");
-}
-
-// Shows on a text where the gates open.
-static void command_gates(Settings *s) {
+// Shows on a text where the gates of the last extension open, in the mean over the layers: a line
+// for each token, or for those that share a character.
+void command_gates(Settings *s) {
     Model *m = model_of_settings(s);
-    size_t count;
-    if (!m->n_extensions || !*s->prompt) die("gates: expected a text and -x FILE");
+    const Extension *x = last_extension(m);
+    size_t count, L = m->dims.layers;
     int *tokens = tokenizer_encode(m->tokenizer, s->prompt, strlen(s->prompt), &count);
+    if (!x || !(x->sets & SET_GATE) || !count)
+        die("gates: expected a text and, with -x, an extension that has gates");
     if (count > m->dims.positions)
         die("the text has %zu tokens, the model's context %zu", count, m->dims.positions);
     Activations a = activations_new(m, 1, count, 1, false);
     model_forward(m, &a, tokens, 1, count, 0);
-    for (size_t e = 0; e < m->n_extensions; e++) {
-        if (!(m->extension[e]->sets & SET_GATE)) die("%s: has no gates", s->extensions[e]);
-        print_gates(m, &a, s->prompt, tokens, e);
+    const char *from = s->prompt, *to = from;
+    double sum = 0, terms = 0;
+    for (size_t t = 0, length; t < count; t++) {
+        tokenizer_bytes(m->tokenizer, tokens[t], &length);
+        to += length;
+        for (size_t l = 0; l < L; l++, terms++)
+            sum += residue_at(m, &a, m->n_extensions - 1, l).gate[t];
+        if ((*to & 0xc0) == 0x80) continue;  // inside a character
+        printf("%6.3f %-20.*s ", sum / terms, (int)(10 * sum / terms), "####################");
+        print_visible(from, to - from);
+        printf("\n");
+        from = to, sum = 0, terms = 0;
     }
     free(a.memory);
     free(tokens);
     model_free(m);
 }
 
-static const struct {
+const struct {
     const char *name;
     void (*run)(Settings *s);
     const char *about, *example;
@@ -2439,7 +2396,7 @@ static const struct {
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 // Prints the manual of command c; of none: what commands there are.
-static void print_help(int c) {
+void print_help(int c) {
     if (c < 0) {
         printf("nr 2.0: teach a GPT a new language without forgetting the old\n\n");
         for (int i = 0; i < COMMANDS; i++)

@@ -24,10 +24,7 @@ How to read it, in the order of nr.c:
     programs      the tables `made`, `refused` and `runs`: commands, and words of the answers
 */
 #define NR_LIBRARY
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-function"  // of nr's command line
 #include "nr.c"
-#pragma GCC diagnostic pop
 #include <sys/wait.h>
 #ifdef _OPENMP
 enum { OPENMP = 1 };
@@ -37,7 +34,7 @@ enum { OPENMP = 0 };
 
 #define COUNT_OF(list) (sizeof(list) / sizeof *(list))
 enum { DOUBLE = sizeof(real) == sizeof(double) };
-static const double rounding = DOUBLE ? 1e-12 : 1e-5;  // the relative error that it alone may make
+const double rounding = DOUBLE ? 1e-12 : 1e-5;  // the relative error that it alone may make
 
 // -------------------------------------------------------------------------------------------------
 // Helpers: groups of tests, comparisons, random values, and a folder with data.
@@ -51,23 +48,23 @@ static const double rounding = DOUBLE ? 1e-12 : 1e-5;  // the relative error tha
         va_end(arguments);                                \
     } while (0)
 
-static struct {
+struct {
     char name[128], where[96];
     size_t compared, facts, redrawn;
     double worst;
     bool failed;
 } group;
-static int passed, failed;
-static void *kept[4096];  // memory that lives until the next group
-static size_t n_kept;
+int passed, failed;
+void *kept[4096];  // memory that lives until the next group
+size_t n_kept;
 
-static void *keep(void *memory) {
+void *keep(void *memory) {
     if (n_kept == COUNT_OF(kept)) die("too much memory is kept");
     return kept[n_kept++] = memory;
 }
 
 // A fact. The rest says what is wrong if it does not hold.
-static void expect(bool holds, const char *format, ...) {
+void expect(bool holds, const char *format, ...) {
     static char text[16384];
     group.facts++;
     if (holds) return;
@@ -77,7 +74,7 @@ static void expect(bool holds, const char *format, ...) {
 }
 
 // Ends a group with its line, and begins the next; NULL: there is none.
-static void begin(const char *format, ...) {
+void begin(const char *format, ...) {
     if (*group.name) {
         if (group.compared + group.facts == 0) expect(false, "nothing was checked");
         printf("%s  %s:", group.failed ? "FAIL" : "ok", group.name);
@@ -93,8 +90,8 @@ static void begin(const char *format, ...) {
 }
 
 // The relative error of `got` must be below the tolerance; the rest names the tensor.
-static void compare(double tolerance, const real *got, const real *right, size_t n,
-                    const char *format, ...) {
+void compare(double tolerance, const real *got, const real *right, size_t n, const char *format,
+             ...) {
     double error = 0, norm = 0;
     char what[sizeof group.where];
     FORMAT_INTO(what, format);
@@ -111,42 +108,42 @@ static void compare(double tolerance, const real *got, const real *right, size_t
                tolerance);
 }
 
-static void compare_number(double tolerance, double got, double right, const char *what) {
+void compare_number(double tolerance, double got, double right, const char *what) {
     compare(tolerance, (real[]){got}, (real[]){right}, 1, "%s", what);
 }
 
-static Random dice = 1;
+Random dice = 1;
 
 // Random values that float holds exactly, so that files keep them and both builds start alike.
-static real *drawn(size_t n) {
+real *drawn(size_t n) {
     real *x = keep(allocate(n, sizeof(real)));
     for (size_t i = 0; i < n; i++) x[i] = (float)random_normal(&dice);
     return x;
 }
 
-static void draw_tokens(int *tokens, size_t n, size_t V) {
+void draw_tokens(int *tokens, size_t n, size_t V) {
     for (size_t i = 0; i < n; i++) tokens[i] = random_bits(&dice) % V;
 }
 
-static real *copied(const real *x, size_t n) {
+real *copied(const real *x, size_t n) {
     return memcpy(keep(allocate(n, sizeof(real))), x, n * sizeof(real));
 }
 
 // Are they the same bits, and numbers?
-static bool same(const real *a, const real *b, size_t n) {
+bool same(const real *a, const real *b, size_t n) {
     bool numbers = n > 0;
     for (size_t i = 0; i < n; i++) numbers &= !!isfinite(a[i]);
     return numbers && !memcmp(a, b, n * sizeof(real));
 }
 
 // Is `count` of `all` draws what a probability makes, but for noise of four deviations?
-static bool likely(int count, int all, double p) {
+bool likely(int count, int all, double p) {
     return fabs(count - p * all) <= 4 * sqrt(p * (1 - p) * all);
 }
 
 // What every shell command begins with: it runs in the folder $D, finds the programs, and has these
 // to go on with. A command that refuses may only write what is called *broken*.
-static const char prelude[] =
+const char prelude[] =
     "PATH=$PWD:$PATH; cd $D\n"
     "tiny='--layers 2 --heads 2 --channels 16 --context 16 --pretrain-steps 5 --batch 2'\n"
     "run='nr run --data data --known en'\n"
@@ -173,7 +170,7 @@ static const char prelude[] =
 
 // Runs a shell command: it must exit with `status` and say `words` on stdout or, if the status is
 // 1, in one line on stderr, and then no file may have changed since the first such command.
-static void shell(int status, const char *words, const char *format, ...) {
+void shell(int status, const char *words, const char *format, ...) {
     static char line[8192], said[8192];
     char command[4096];
     FORMAT_INTO(command, format);
@@ -191,13 +188,13 @@ static void shell(int status, const char *words, const char *format, ...) {
            "%s\n        exits with %d and says, expected \"%s\": %s", command, exited, words, said);
 }
 
-static char folder[512];  // $D: `data` in it has a tokenizer and the domains en and fr
+char folder[512];  // $D: `data` in it has a tokenizer and the domains en and fr
 
-static void remove_folder(void) {
+void remove_folder(void) {
     if (system("rm -rf $D")) perror(folder);
 }
 
-static void make_data(void) {
+void make_data(void) {
     const char *temporary = getenv("TMPDIR");
     snprintf(folder, sizeof folder, "%s/test_nr_XXXXXX", temporary ? temporary : "/tmp");
     if (!mkdtemp(folder)) die("%s: %s", folder, strerror(errno));
@@ -214,12 +211,12 @@ static void make_data(void) {
 }
 
 // Returns the name of a file in the folder.
-static char *path_of(const char *name) { return keep(join(folder, "/", name)); }
+char *path_of(const char *name) { return keep(join(folder, "/", name)); }
 
 // -------------------------------------------------------------------------------------------------
 // Numbers, and the multiply against three loops.
 
-static void test_numbers(void) {
+void test_numbers(void) {
     begin("exponential, sigmoid, dot, total, largest");
     real infinite = INFINITY, none = NAN, *a = drawn(200), *b = drawn(200);
     double worst = 0;
@@ -254,8 +251,8 @@ static void test_numbers(void) {
 
 // One product in one layout, with or without a bias and a matrix to add. What lies between the rows
 // of the result must stay.
-static void try_matmul(size_t M, size_t N, size_t K, bool a_turned, bool b_turned, bool with_bias,
-                       bool with_add, bool in_place) {
+void try_matmul(size_t M, size_t N, size_t K, bool a_turned, bool b_turned, bool with_bias,
+                bool with_add, bool in_place) {
     size_t row = N + 2, wide_a = (a_turned ? M : K) + 3, wide_b = (b_turned ? K : N) + 1;
     const real *at = drawn(wide_a * (a_turned ? K : M)), *bt = drawn(wide_b * (b_turned ? N : K));
     const real *bias = drawn(N), *add = drawn(M * row);
@@ -276,7 +273,7 @@ static void try_matmul(size_t M, size_t N, size_t K, bool a_turned, bool b_turne
             with_bias, with_add, in_place);
 }
 
-static void test_matmul(void) {
+void test_matmul(void) {
     static const size_t shapes[][3] = {  // M, N, K: single rows, edges of tiles and of blocks
         {1, 1, 1}, {1, 50, 7}, {1, 200, 100}, {7, 1, 5}, {2, 3, 4}, {MR, PANEL, 8},
         {MR + 1, PANEL + 1, 9}, {3 * MR - 1, 2 * PANEL - 1, 3}, {MC + 5, 21, KC + 9},
@@ -294,12 +291,12 @@ static void test_matmul(void) {
 // was computed, and a draw whose sides differ is drawn again. So is one that would show little:
 // whose gates are all open, or all closed.
 
-static uint64_t sides;
-static bool telling;
+uint64_t sides;
+bool telling;
 
 // Notes the sides of a residue's kinks over n tokens, and whether its gates are worth a test.
-static void note_residue(Residue r, GateKind gate, LocalKind local, const int *is_old, size_t n,
-                         size_t C) {
+void note_residue(Residue r, GateKind gate, LocalKind local, const int *is_old, size_t n,
+                  size_t C) {
     size_t open[2] = {0, 0}, closed = 0;  // open: on new text and on old
     for (size_t t = 0; t < n && gate == GATE_RELU; t++) {
         sides = hash_bits(sides, r.gate[t] > 0);
@@ -310,7 +307,7 @@ static void note_residue(Residue r, GateKind gate, LocalKind local, const int *i
     if (gate == GATE_RELU && (!open[1] || (n > 1 && (!open[0] || !closed)))) telling = false;
 }
 
-static void list_add(StoredList *list, const char *name, real *data, size_t n) {
+void list_add(StoredList *list, const char *name, real *data, size_t n) {
     Stored *x = stored_add(list, "F32", 0, n);
     snprintf(x->name, sizeof x->name, "%s", name);
     x->data = data;
@@ -318,7 +315,7 @@ static void list_add(StoredList *list, const char *name, real *data, size_t n) {
 
 // Compares the gradients d that backward made with central differences of the loss in x. False, and
 // nothing said, if the draw has to be drawn again.
-static bool gradients_hold(StoredList x, StoredList d, double (*loss)(void)) {
+bool gradients_hold(StoredList x, StoredList d, double (*loss)(void)) {
     real step = 1e-5;
     real *slopes[128];
     bool smooth = (loss(), telling);
@@ -346,14 +343,14 @@ static bool gradients_hold(StoredList x, StoredList d, double (*loss)(void)) {
 // -------------------------------------------------------------------------------------------------
 // The ways of training, as options of `nr extend`; without --method it is neutral.
 
-static const char *const ways[] = {
+const char *const ways[] = {
     "--method=finetune", "--method=lora", "--method=adapter", "--gate=relu", "--gate-input=prefix",
     "--local=none", "--gate=sigmoid", "--gate=sigmoid --local=ce", "--gate=sigmoid --local=none",
     "--gate=none", "--gate=none --local=none", "--gate=sigmoid --local=ce --gate-input=prefix"};
 enum { WAYS = COUNT_OF(ways), FIRST_EXTENSION = 1, FIRST_NEUTRAL = 3, FEW_WAYS = 5 };
 
 // Returns the config that these options make.
-static TrainConfig config_of(const char *options) {
+TrainConfig config_of(const char *options) {
     char text[256], *words[16];
     int count = 0;
     Settings s = initial;
@@ -369,15 +366,15 @@ static TrainConfig config_of(const char *options) {
 // ... of the loss sum(d[0] t[0]) + penalty.
 
 enum { MOST = 8, ROOM_SIZE = 1 << 14, PENALTY = 3 };  // PENALTY: the weight of l_local's sum
-static size_t B, T, n, NH, C, H, R, V, P, N, G;  // the sizes of this trial; n = B T, N rows of wte
-static int tokens[256], targets[256], is_old[256], row_of[256], ids[256];
-static size_t n_targets;
-static real room[8][ROOM_SIZE];                       // what the layer keeps or works in
-static TrainConfig way;                          // of the residue
-static double penalty;
+size_t B, T, n, NH, C, H, R, V, P, N, G;  // the sizes of this trial; n = B T, N rows of wte
+int tokens[256], targets[256], is_old[256], row_of[256], ids[256];
+size_t n_targets;
+real room[8][ROOM_SIZE];                       // what the layer keeps or works in
+TrainConfig way;                          // of the residue
+double penalty;
 
 // out = x w + bias + add
-static void linear(real **t, real **d) {
+void linear(real **t, real **d) {
     if (!d) {
         linear_forward(t[0], t[1], t[2], t[3], t[4], n, C, H);
         return;
@@ -386,28 +383,28 @@ static void linear(real **t, real **d) {
     memcpy(d[4], d[0], n * H * sizeof(real));
 }
 
-static void layernorm(real **t, real **d) {
+void layernorm(real **t, real **d) {
     if (!d) layernorm_forward(t[0], room[0], t[1], t[2], t[3], n, C);
     else layernorm_backward(d[1], d[2], d[3], d[0], t[1], room[0], t[2], n, C);
 }
 
-static void gelu(real **t, real **d) {
+void gelu(real **t, real **d) {
     if (!d) gelu_forward(t[0], t[1], n * H);
     else gelu_backward(d[1], d[0], t[1], n * H);
 }
 
-static void attention(real **t, real **d) {
+void attention(real **t, real **d) {
     if (!d) attention_forward(t[0], room[0], t[1], B, T, 0, NH, C);
     else attention_backward(d[1], d[0], room[0], t[1], B, T, NH, C);
 }
 
-static void embedding(real **t, real **d) {
+void embedding(real **t, real **d) {
     if (!d) embedding_forward(t[0], tokens, t[1], t[2], B, T, 0, C);
     else embedding_backward(d[1], d[2], d[0], tokens, NULL, B, T, P, C);
 }
 
 // The mean over targets, some of which are -1.
-static void crossentropy(real **t, real **d) {
+void crossentropy(real **t, real **d) {
     if (!d) {
         memcpy(room[0], t[1], n * V * sizeof(real));
         crossentropy_forward(room[1], room[0], targets, n, V);
@@ -418,12 +415,12 @@ static void crossentropy(real **t, real **d) {
     memcpy(d[1], room[0], n * V * sizeof(real));
 }
 
-static void swiglu(real **t, real **d) {
+void swiglu(real **t, real **d) {
     if (!d) swiglu_forward(t[0], t[1], t[2], n * H);
     else swiglu_backward(d[1], d[2], d[0], t[1], t[2], n * H);
 }
 
-static void lora(real **t, real **d) {
+void lora(real **t, real **d) {
     if (!d) {
         memset(t[0], 0, n * H * sizeof(real));
         lora_forward(t[0], room[0], t[1], t[2], t[3], n, C, H, R);
@@ -431,14 +428,14 @@ static void lora(real **t, real **d) {
 }
 
 // backward sums in what it is given, so it gets a copy.
-static void prefix(real **t, real **d) {
+void prefix(real **t, real **d) {
     if (!d) prefix_forward(t[0], t[1], B, T, 0, C);
     else prefix_backward(d[1], memcpy(room[0], d[0], n * 2 * C * sizeof(real)), B, T, C);
 }
 
 // Rows of wte for the tokens in ids, where tokens are read and where they are predicted:
 // logits = x wte^T with x the embedding of the tokens. All other rows are 1.
-static void new_rows(real **t, real **d) {
+void new_rows(real **t, real **d) {
     real *wte = room[0], *x = room[1], *dx = room[2];
     if (!d) {
         for (size_t i = 0; i < ROOM_SIZE; i++) wte[i] = 1;
@@ -453,7 +450,7 @@ static void new_rows(real **t, real **d) {
 }
 
 // t: the output, u, wi, wg, wo, the gate's w and b, and what it reads if that is not u.
-static void residue(real **t, real **d) {
+void residue(real **t, real **d) {
     bool l1 = way.local == LOCAL_L1, reads_u = way.gate_input == INPUT_LAYER;
     ResidueTensors w = {t[2], t[3], t[4], t[5], t[6]};
     Residue r = {room[0], room[1], room[2], room[3], room[4], room[5], room[6],
@@ -481,7 +478,7 @@ typedef struct {
     const char *tensors;
 } TestedLayer;
 
-static const TestedLayer layers[] = {
+const TestedLayer layers[] = {
     {"linear", linear, "out:nH x:+nC w:CH bias:H add:nH"},
     {"layernorm", layernorm, "out:nC x:+nC w:C b:C"},
     {"gelu", gelu, "out:nH x:nH"},
@@ -494,18 +491,18 @@ static const TestedLayer layers[] = {
     {"new_rows", new_rows, "logits:nV rows:NC"},
 };
 
-static TestedLayer on_trial;
-static real *value[MOST], *gradient[MOST];  // its tensors
-static size_t output_size;
+TestedLayer on_trial;
+real *value[MOST], *gradient[MOST];  // its tensors
+size_t output_size;
 
-static double layer_loss(void) {
+double layer_loss(void) {
     sides = 0, telling = true, penalty = 0;
     on_trial.compute(value, NULL);
     return dot(output_size, value[0], gradient[0]) + penalty;
 }
 
 // One draw of a layer at the sizes of this trial.
-static bool try_layer(void) {
+bool try_layer(void) {
     Dims d = {1, NH, C, P, V, H, R, N, G};
     StoredList inputs = {0}, gradients = {0};
     real *before[MOST];
@@ -535,7 +532,7 @@ static bool try_layer(void) {
 }
 
 // A layer at several sizes: of one token, beyond a block of attention's queries, beyond a strip.
-static void test_layer(TestedLayer layer) {
+void test_layer(TestedLayer layer) {
     static const size_t shapes[][4] = {
         {1, 1, 1, 3}, {2, 5, 3, 6}, {1, QUERIES + 6, 2, 4}, {2, 2, 2, STRIP + 2}};  // B, T, NH, C
     begin("%s_backward", layer.name);
@@ -553,7 +550,7 @@ static void test_layer(TestedLayer layer) {
     }
 }
 
-static void test_layers(void) {
+void test_layers(void) {
     for (size_t l = 0; l < COUNT_OF(layers); l++) test_layer(layers[l]);
     for (int w = FIRST_NEUTRAL; w < WAYS; w++) {
         char name[128], tensors[128];
@@ -569,11 +566,11 @@ static void test_layers(void) {
 // -------------------------------------------------------------------------------------------------
 // The whole model, in every way of training it, and in extensions upon extensions.
 
-static const Dims tiny = {.layers = 2, .heads = 2, .channels = 6, .positions = 6, .vocab = 11};
+const Dims tiny = {.layers = 2, .heads = 2, .channels = 6, .positions = 6, .vocab = 11};
 
 // Draws every value anew, none zero, as an extension is when it has learnt. Wi, Wg and LoRA's A
 // keep their values, as float.
-static void randomize(const Tensors *t, const Dims *d) {
+void randomize(const Tensors *t, const Dims *d) {
     for (int id = 0; id < TENSORS; id++) {
         int init = table[id].init;
         bool embeds = id == WTE || id == WPE || id == NEW_ROWS, vector = table[id].rows == '1';
@@ -588,7 +585,7 @@ static void randomize(const Tensors *t, const Dims *d) {
 }
 
 // A random backbone that never saw tokens 1, 4 and 9. Without a size its vocabulary is the tests'.
-static Model *random_model(Dims d) {
+Model *random_model(Dims d) {
     Tokenizer *tokenizer = tokenizer_load(path_of("data"));
     if (!d.vocab) d.vocab = tokenizer->size;
     Model *m = model_new(&d, &initial.train, tokenizer);
@@ -600,7 +597,7 @@ static Model *random_model(Dims d) {
 }
 
 // Plugs in an extension as `nr extend` makes it, fresh or randomized; finetune has none.
-static Extension *plug(Model *m, bool fresh, const char *format, ...) {
+Extension *plug(Model *m, bool fresh, const char *format, ...) {
     char options[256];
     FORMAT_INTO(options, format);
     TrainConfig c = config_of(options);
@@ -615,7 +612,7 @@ static Extension *plug(Model *m, bool fresh, const char *format, ...) {
 
 // A training of m on a batch of random tokens, in which every other sequence is of the old domain,
 // and only the penalty sees the third.
-static Training training(Model *m, size_t B, size_t T) {
+Training training(Model *m, size_t B, size_t T) {
     Training t = training_new(m, B, T);
     draw_tokens(t.batch.tokens, B * T, m->dims.vocab);
     draw_tokens(t.batch.targets, B * T, m->dims.vocab);
@@ -627,33 +624,33 @@ static Training training(Model *m, size_t B, size_t T) {
     return t;
 }
 
-static void training_end(Training *t) {
+void training_end(Training *t) {
     training_free(t);
     model_free(t->m);
 }
 
-static Loss losses(Training *t) {
+Loss losses(Training *t) {
     model_forward(t->m, &t->a, t->batch.tokens, t->batch.B, t->batch.T, 0);
     return model_loss(t);
 }
 
 // What is minimised.
-static double weighed(const Training *t, Loss loss) {
+double weighed(const Training *t, Loss loss) {
     const Extension *x = last_extension(t->m);
     return loss.lm + (x ? x->config.alpha * loss.local : 0);
 }
 
 // The tensors by name, without the ids of new rows.
-static StoredList listed(const Tensors *t, const Dims *d) {
+StoredList listed(const Tensors *t, const Dims *d) {
     StoredList list = tensors_list(t, d, NULL);
     list.count -= d->new_rows > 0;
     keep(list.at);
     return list;
 }
 
-static Training trial;
+Training trial;
 
-static double model_trial_loss(void) {
+double model_trial_loss(void) {
     const Model *m = trial.m;
     Loss loss = losses(&trial);
     sides = 0, telling = true;
@@ -670,7 +667,7 @@ static double model_trial_loss(void) {
 
 // One draw of the gradients of a model with one extension, or with `below` under it, which is wider
 // and trains a row less.
-static bool try_model(const char *below, const char *above, const char *init, int rows) {
+bool try_model(const char *below, const char *above, const char *init, int rows) {
     Model *m = random_model(tiny);
     m->unseen[9] = false;
     if (below) plug(m, false, "%s%s --hidden=9 --rank=3 --new-rows=%d", below, init, rows);
@@ -685,7 +682,7 @@ static bool try_model(const char *below, const char *above, const char *init, in
     return done;
 }
 
-static void test_model(void) {
+void test_model(void) {
     static const char *const stacks[][2] = {
         {"--method=lora", "--gate=relu"}, {"--gate=relu", "--gate=relu"},
         {"--gate=relu", "--method=lora"}, {"--gate=sigmoid --local=ce", "--method=adapter"},
@@ -708,10 +705,10 @@ static void test_model(void) {
 // The reference: what PyTorch computes from the same numbers. dev/reference.py wrote it and says in
 // its metadata what it holds.
 
-static Safetensors file;
+Safetensors file;
 
 // What the reference has under a name, whole numbers too; dies unless it is `n` values.
-static real *referred(size_t n, const char *format, ...) {
+real *referred(size_t n, const char *format, ...) {
     char name[128];
     FORMAT_INTO(name, format);
     const Json *x = json_get(file.header, name);
@@ -729,8 +726,7 @@ static real *referred(size_t n, const char *format, ...) {
 }
 
 // Compares tensors with WAY/KIND/NAME of the reference; with a tolerance of 0 sets them to that.
-static void refer(const char *way, const char *kind, const Tensors *t, const Dims *d,
-                  double tolerance) {
+void refer(const char *way, const char *kind, const Tensors *t, const Dims *d, double tolerance) {
     StoredList list = listed(t, d);
     for (const Stored *x = list.at; x < list.at + list.count; x++) {
         size_t n = stored_size(x);
@@ -740,17 +736,17 @@ static void refer(const char *way, const char *kind, const Tensors *t, const Dim
     }
 }
 
-static double referred_number(const char *key) { return strtod(metadata_text(&file, key), NULL); }
+double referred_number(const char *key) { return strtod(metadata_text(&file, key), NULL); }
 
 // What the metadata say of a way of training.
-static const char *said_of(const char *way, const char *key) {
+const char *said_of(const char *way, const char *key) {
     char name[128];
     snprintf(name, sizeof name, "%s.%s", way, key);
     return metadata_text(&file, name);
 }
 
 // The reference's model, with an extension and a batch if it has them for this way.
-static Training training_of_reference(const char *way) {
+Training training_of_reference(const char *way) {
     size_t B = referred_number("batch"), T = referred_number("time");
     Dims d = {.layers = referred_number("layers"), .heads = referred_number("heads"),
                     .channels = referred_number("channels"), .vocab = referred_number("vocab"),
@@ -782,7 +778,7 @@ static Training training_of_reference(const char *way) {
 
 // Values and gradients; and training, in double: in float the rounding noise in the gradients of
 // the keys' biases becomes whole steps.
-static void check_reference(const char *way) {
+void check_reference(const char *way) {
     double tolerance = DOUBLE ? 1e-6 : 1e-4;
     Training t = training_of_reference(way);
     const Model *m = t.m;
@@ -820,7 +816,7 @@ static void check_reference(const char *way) {
     training_end(&t);
 }
 
-static void test_reference(void) {
+void test_reference(void) {
     char way[64];
     int count = 0, length;
     file = safetensors_open("dev/reference.safetensors");
@@ -838,7 +834,7 @@ static void test_reference(void) {
 // for good.
 
 // Logits (B T, V) of a model.
-static real *logits_of(const Model *m, const int *text, size_t B, size_t T) {
+real *logits_of(const Model *m, const int *text, size_t B, size_t T) {
     Activations a = activations_new(m, B, T, B * T, false);
     model_forward(m, &a, text, B, T, 0);
     real *logits = copied(a.own.at[A_LOGITS], B * T * m->dims.vocab);
@@ -847,7 +843,7 @@ static real *logits_of(const Model *m, const int *text, size_t B, size_t T) {
 }
 
 // Initial values: their mean and deviation, but for noise of four deviations.
-static void test_start(void) {
+void test_start(void) {
     static const struct { const char *options; int id; double mean, variance; } starts[] = {
         {"--method=finetune", WTE, 0, 0.0004 * 768 / 64},
         {"--method=finetune", PROJ_W, 0, 0.0004 * 768 / 64 / 4}, {"--method=finetune", LN1_W, 1, 0},
@@ -879,7 +875,7 @@ static void test_start(void) {
 }
 
 // Extends a random model, alone or upon another extension, without or with new rows.
-static void try_frozen(const char *options, bool upon, bool rows) {
+void try_frozen(const char *options, bool upon, bool rows) {
     enum { FEW = 4, LONG = 6 };
     size_t V = tiny.vocab, C = tiny.channels, n = FEW * LONG * V;
     Model *m = random_model(tiny);
@@ -915,7 +911,7 @@ static void try_frozen(const char *options, bool upon, bool rows) {
     training_end(&t);
 }
 
-static void test_frozen(void) {
+void test_frozen(void) {
     for (int w = FIRST_EXTENSION; w < WAYS; w++) {
         begin("at step 0 nothing changes, later only what trains: %s", ways[w]);
         for (int k = 0; k < 8; k++) {
@@ -933,7 +929,7 @@ static void test_frozen(void) {
 // Token i of file k is k * APART + i, so that a sequence tells where it is from: two old files, one
 // that only the penalty sees, and a new one. From row to row of `fractions` the same sequences are
 // drawn, and only become old, or the penalty's, that were new.
-static void test_loader(void) {
+void test_loader(void) {
     enum { DRAWS = 20000, T = 8, COUNT = 60, APART = 1000, FILES = 4, PENALTY_ONLY = 2 };
     static const double fractions[][3] = {  // p, q, and whether all is learnt
         {0, 0, 0}, {0.1, 0, 0}, {0.1, 0.3, 0}, {0.5, 0.2, 1}, {1, 0, 0}};
@@ -973,7 +969,7 @@ static void test_loader(void) {
     }
 }
 
-static void test_adamw(void) {
+void test_adamw(void) {
     Dims d = tiny;
     double lr = 0.01, decay = 0.1;
     Tensors t[5];
@@ -1016,7 +1012,7 @@ static void test_adamw(void) {
     expect(learning_rate(&c, 1) > 1.9, "without warmup it begins with %g", learning_rate(&c, 1));
 }
 
-static void test_overfit(void) {
+void test_overfit(void) {
     static const char *const runs[] = {"--method=finetune --lr=0.01 --steps=150",
                                        "--method=adapter --lr=0.02 --steps=300 --hidden=32"};
     begin("one batch is learnt by heart");
@@ -1040,7 +1036,7 @@ static void test_overfit(void) {
 // Use: words, files, decoding, sampling, evaluation, threads.
 
 // Returns a text, in which ~ stands for a byte of 0.
-static char *text_of(const char *source, size_t *size) {
+char *text_of(const char *source, size_t *size) {
     char *text = keep(join(source, "", ""));
     *size = strlen(text);
     for (char *c = text; *c; c++)
@@ -1048,7 +1044,7 @@ static char *text_of(const char *source, size_t *size) {
     return text;
 }
 
-static void test_words(void) {
+void test_words(void) {
     static const char *const cuts[] = {  // where Python's regex, given GPT-2's pattern, puts each |
         "it|'s| we|'re| I|'ve| I|'m| they|'ll| she|'d| don|'t",
         "IT|'|S| WE|'|RE| I|'|VE| DON|'|T| '|Twas",
@@ -1084,7 +1080,7 @@ static void test_words(void) {
 }
 
 // Texts, and random bytes of two kinds: any, and what trips readers of UTF-8.
-static void test_tokenizer(void) {
+void test_tokenizer(void) {
     static const char *const texts[] = {
         "", "the dog sees & cats ", "the~dog~~", "\xff\xfe\x80\xc3",
         "\xc3\xa9\xe2\x82\xac \xf0\x9f\x98\x80", "<|endoftext|>", "  \n\t  x\r\n\n",
@@ -1111,7 +1107,7 @@ static void test_tokenizer(void) {
     tokenizer_free(t);
 }
 
-static void test_files(void) {
+void test_files(void) {
     enum { FEW = 2, LONG = 6 };
     Loader loader = {.p = 0};
     char metadata[1024];
@@ -1152,7 +1148,7 @@ static void test_files(void) {
 
 // dev/tiny_gpt2: a random GPT-2 as transformers saves one, and what it computes there. Made by
 // make_tiny_gpt2.py in that folder.
-static void test_hugging_face(void) {
+void test_hugging_face(void) {
     size_t count, n = 0, V = 0;
     int text[16];
     real right[300];
@@ -1171,7 +1167,7 @@ static void test_hugging_face(void) {
 
 // With the cache of keys and values, one token at a time and several; and what a sampler draws at
 // temperature 0, computed without a cache: past the positions the last half is kept.
-static void test_cache(void) {
+void test_cache(void) {
     enum { T = 72, V = 37 };
     static const size_t chunks[] = {1, 3, 8, 36};
     int text[2 * T];
@@ -1203,7 +1199,7 @@ static void test_cache(void) {
     }
 }
 
-static void test_sampling(void) {
+void test_sampling(void) {
     enum { V = 5, DRAWS = 20000 };
     real logits[V] = {0.5, -1, 2, 1, -0.25};
     double p[V], sum = 0;
@@ -1225,10 +1221,9 @@ static void test_sampling(void) {
 }
 
 // The score of a file by its definition, one window of T predictions after the other.
-static Score evaluate_by_hand(const Model *m, const Tokens *from, size_t T) {
+Score evaluate_by_hand(const Model *m, const Tokens *from, size_t T) {
     size_t V = m->dims.vocab, L = m->dims.layers, count = from->count - 1;
     Score s = {.tokens = count};
-    GateScore *g = s.gates;
     for (size_t first = 0; first < count; first += T) {
         size_t n = min_size(T, count - first);
         const uint16_t *ids = from->ids + first;
@@ -1246,17 +1241,17 @@ static Score evaluate_by_hand(const Model *m, const Tokens *from, size_t T) {
             s.bytes += length;
             for (size_t l = 0; l < L && m->n_extensions; l++) {
                 Residue r = residue_at(m, &a, 0, l);
-                g->gate += r.gate[t], g->closed += r.gate[t] == 0;
+                s.gate += r.gate[t], s.closed += r.gate[t] == 0;
             }
         }
         free(a.memory);
     }
     s.bpb = s.loss * count / log(2) / s.bytes;
-    g->gate /= L * count, g->closed /= L * count;
+    s.gate /= L * count, s.closed /= L * count;
     return s;
 }
 
-static void test_evaluate(void) {
+void test_evaluate(void) {
     enum { T = 8 };
     static const size_t counts[] = {2, T, T + 1, T + 2, 53, 1024, 1025, 1026, 1100};
     uint16_t ids[1100];
@@ -1270,15 +1265,15 @@ static void test_evaluate(void) {
         compare_number(rounding, got.loss, right.loss, "loss");
         compare_number(rounding, got.bpb, right.bpb, "bits per byte");
         expect(got.tokens == right.tokens && got.bytes == right.bytes, "%zu tokens", got.tokens);
-        compare_number(rounding, 1 + got.gates[0].gate, 1 + right.gates[0].gate, "gate");
-        compare_number(rounding, 1 + got.gates[0].closed, 1 + right.gates[0].closed, "closed");
+        compare_number(rounding, 1 + got.gate, 1 + right.gate, "gate");
+        compare_number(rounding, 1 + got.closed, 1 + right.closed, "closed");
     }
     model_free(m);
 }
 
 // A step of training, then a token decoded, of a model large enough for everything that threads
 // divide. Returns a hash of the weights, the gradients, the losses and the logits.
-static uint32_t hash_of_step(const char *options) {
+uint32_t hash_of_step(const char *options) {
     enum { V = 3000, T = 70 };
     dice = 99;
     Dims d = {.layers = 1, .heads = 3, .channels = 48, .positions = T, .vocab = V};
@@ -1299,7 +1294,7 @@ static uint32_t hash_of_step(const char *options) {
 }
 
 // Rising numbers: threads that end would leave their scratch memory behind.
-static void test_threads(void) {
+void test_threads(void) {
     static const int threads[] = {1, 2, 3, 7};
     uint32_t hash[COUNT_OF(threads)][FEW_WAYS];
     begin("the same bits for 1, 2, 3 and 7 threads");
@@ -1317,7 +1312,7 @@ static void test_threads(void) {
 typedef struct { const char *command, *words; } Command;
 
 // Each does its work, and says the words on stdout.
-static const Command made[] = {
+const Command made[] = {
     {"echo kept >kept; echo one line >line.txt; echo made", "made"},
     {"$pretrain $tiny -o model", "model written"},
     {"$pretrain $tiny --seed 2 -o other", "other written"},
@@ -1338,7 +1333,7 @@ static const Command made[] = {
     {"$eval -i model -x neutral.safetensors -x lora.safetensors && cat kept",
      "\nlora,1,2,fr,,val,"},
     {"$eval -i model -x neutral.safetensors -x prefix.safetensors",
-     "gate  closed    gate  closed"},
+     "gate  closed\n"},
     {"$extend --steps 5 --method replay --replay 50 -o replay.safetensors",
      "replay.safetensors written"},
     {"$eval -i tuned", "bits/byte"},
@@ -1350,7 +1345,7 @@ static const Command made[] = {
     {"$eval -i chain/backbone -x chain/lora-fr.safetensors -x chain/lora-de.safetensors",
      "bits/byte"},
     {"$eval -i chain/finetune-de", "bits/byte"},
-    {"nr gates -i model -x neutral.safetensors the dog", "  the"},
+    {"nr gates -i model -x neutral.safetensors the dog", " the\n"},
     {"$sample -p 'the dog' --seed 3 >a && $sample the dog --seed 3 >b && cmp a b && cat a",
      "the dog"},
     {"$sample -p 'the dog' --seed 4 >b && ! cmp -s a b && cat b", "the dog"},
@@ -1364,7 +1359,7 @@ static const Command made[] = {
 
 // Each is answered by one line on stderr that has the words, by exit status 1, and by nothing
 // written.
-static const Command refused[] = {
+const Command refused[] = {
     // what is no option, or none of this command or method
     {"nr fly", "fly: not a command, expected run, pretrain"},
     {"$extend -o kept --colour red", "--colour: not an option of extend"},
@@ -1426,8 +1421,8 @@ static const Command refused[] = {
     {"$extend -o kept/out", "kept: is a file, not a folder"},
     {"$pretrain -o kept/out", "kept: is a file, not a folder"},
     {"nr gates -i model -x neutral.safetensors", "gates: expected a text"},
-    {"nr gates -i model 'the dog'", "gates: expected a text and -x FILE"},
-    {"nr gates -i model -x adapter.safetensors 'the dog'", "adapter.safetensors: has no gates"},
+    {"nr gates -i model 'the dog'", "gates: expected a text and, with -x, an extension that has"},
+    {"nr gates -i model -x adapter.safetensors 'the dog'", "an extension that has gates"},
     {"nr gates -i model -x neutral.safetensors $(seq 20)",
      "the model's context 16"},
     {"tokenizer train -v 5 -o out en.txt", "--vocab 5: expected a whole number from 257 to 65535"},
@@ -1552,7 +1547,7 @@ static const Command refused[] = {
     {"edit merges.txt '$p'", "merges.txt: more than "},
 };
 
-static void test_programs(void) {
+void test_programs(void) {
     begin("the programs work");
     for (size_t i = 0; i < COUNT_OF(made); i++) shell(0, made[i].words, "%s", made[i].command);
     begin("the programs refuse, in one line");
@@ -1564,7 +1559,7 @@ static void test_programs(void) {
 // Trains in one go on one thread. Then again: interrupted as soon as there is a state (by SIGTERM,
 // for shells have what runs in their background ignore SIGINT; once more if a busy machine notices
 // it too late), refused under other settings, resumed.
-static void test_resume(void) {
+void test_resume(void) {
     static const Command runs[] = {
         {"pretrained", "$pretrain --layers 2 --channels 16 --context 16 --pretrain-steps 60"},
         {"neutral.st", "$extend --steps 60"},

@@ -45,18 +45,15 @@
 #error "the files are little-endian, and so must the machine be"
 #endif
 
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-function" // of the library nobody has to use all
-
 // -------------------------------------------------------------------------------------------------
 // Utilities: errors, memory, files. There is one way to fail: one line on stderr, no half-written
 // file, exit 1.
 
-static const char *program = "tokenizer";    // the name in front of messages
-static char *output_path, *output_temporary; // the file being written, its name until it is whole
+const char *program = "tokenizer";    // the name in front of messages
+char *output_path, *output_temporary; // the file being written, its name until it is whole
 
 // Says what is wrong, in one line on stderr, removes the unfinished output, and exits with 1.
-static _Noreturn __attribute__((format(printf, 1, 2))) void die(const char *format, ...) {
+_Noreturn __attribute__((format(printf, 1, 2))) void die(const char *format, ...) {
     char message[1024];
     va_list arguments;
     va_start(arguments, format);
@@ -71,7 +68,7 @@ static _Noreturn __attribute__((format(printf, 1, 2))) void die(const char *form
 
 // Returns zeroed memory for `count` items of `size` bytes. It starts at a cache line: a vector that
 // lies across two costs two loads. Never NULL: dies when there is not enough.
-static void *allocate(size_t count, size_t size) {
+void *allocate(size_t count, size_t size) {
     if (size && count > (SIZE_MAX - 64) / size)
         die("out of memory: %zu items of %zu bytes", count, size);
     size_t bytes = count * size / 64 * 64 + 64; // of no bytes, still a pointer
@@ -83,7 +80,7 @@ static void *allocate(size_t count, size_t size) {
 // Makes room for `needed` items of `size` bytes in a list that has room for *capacity. It at least
 // doubles, so that n appends cost n, not n squared. Returns the list, which may have moved; dies
 // when memory runs out.
-static void *grow(void *list, size_t *capacity, size_t needed, size_t size) {
+void *grow(void *list, size_t *capacity, size_t needed, size_t size) {
     if (needed <= *capacity) return list;
     size_t room = *capacity < 8 ? 8 : *capacity;
     while (room < needed && room <= SIZE_MAX / 2) room *= 2;
@@ -96,7 +93,7 @@ static void *grow(void *list, size_t *capacity, size_t needed, size_t size) {
 }
 
 // Returns two strings and what is to stand between them as one, to be freed.
-static char *join(const char *first, const char *between, const char *second) {
+char *join(const char *first, const char *between, const char *second) {
     size_t size = strlen(first) + strlen(between) + strlen(second) + 1;
     char *string = allocate(size, 1);
     snprintf(string, size, "%s%s%s", first, between, second);
@@ -104,7 +101,7 @@ static char *join(const char *first, const char *between, const char *second) {
 }
 
 // Returns the folder that a path is in, to be freed.
-static char *folder_of(const char *path) {
+char *folder_of(const char *path) {
     const char *slash = strrchr(path, '/');
     char *folder = join(slash ? path : ".", "", "");
     if (slash) folder[slash == path ? 1 : slash - path] = 0;
@@ -113,7 +110,7 @@ static char *folder_of(const char *path) {
 
 // Returns where a path leads through symbolic links, be it to nothing, to be freed. Dies when they
 // lead round in a circle.
-static char *follow_links(const char *path) {
+char *follow_links(const char *path) {
     char *place = join(path, "", ""), link[4096];
     ssize_t length;
     for (int links = 0; (length = readlink(place, link, sizeof link - 1)) >= 0; links++) {
@@ -128,17 +125,17 @@ static char *follow_links(const char *path) {
 }
 
 // The plain files that were read, and the folders they are in: nothing is written over them.
-static struct { struct stat file, folder; } *inputs;
-static size_t input_count, input_capacity;
+struct { struct stat file, folder; } *inputs;
+size_t input_count, input_capacity;
 
 // Is it the same file, by whatever names?
-static bool same_file(const struct stat *a, const struct stat *b) {
+bool same_file(const struct stat *a, const struct stat *b) {
     return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
 }
 
 // Dies if a path is that of a file that was read or, for the outputs that are folders, of a folder
 // that files were read from.
-static void input_refuse(const char *path) {
+void input_refuse(const char *path) {
     struct stat status;
     if (stat(path, &status)) return;
     for (size_t i = 0; i < input_count; i++)
@@ -147,12 +144,12 @@ static void input_refuse(const char *path) {
 }
 
 // Lets the plain file that was opened last be written: a state, read to go on from it.
-static void input_forget(void) {
+void input_forget(void) {
     input_count--;
 }
 
 // Creates a folder, unless it is there already; dies when that cannot be.
-static void make_folder(const char *path) {
+void make_folder(const char *path) {
     struct stat status;
     if (mkdir(path, 0777) == 0) return;
     if (errno != EEXIST) die("%s: cannot be created: %s", path, strerror(errno));
@@ -163,7 +160,7 @@ static void make_folder(const char *path) {
 // Makes the folders on the way to a file or, if `whole`, to a folder, and that too. Dies before the
 // work, not after it, if one cannot be made, if the last cannot be written to, if a file's name is
 // taken by a folder, or if the output is also an input.
-static void make_folders(const char *path, int whole) {
+void make_folders(const char *path, int whole) {
     struct stat status;
     if (!whole && stat(path, &status) == 0 && !S_ISREG(status.st_mode)) {
         if (S_ISDIR(status.st_mode)) die("%s: is a folder, not a file", path);
@@ -178,7 +175,7 @@ static void make_folders(const char *path, int whole) {
 }
 
 // Returns how many names a list has that are separated by commas.
-static int list_length(const char *list) {
+int list_length(const char *list) {
     int count = 1;
     for (; *list; list++) count += *list == ',';
     return count;
@@ -186,7 +183,7 @@ static int list_length(const char *list) {
 
 // Opens a file to read; "-" is standard input. Dies when it is not there, or is a folder. It is
 // remembered as an input.
-static FILE *open_file(const char *path) {
+FILE *open_file(const char *path) {
     struct stat status;
     FILE *file = strcmp(path, "-") ? fopen(path, "rb") : stdin;
     if (!file || fstat(fileno(file), &status)) die("%s: %s", path, strerror(errno));
@@ -202,7 +199,7 @@ static FILE *open_file(const char *path) {
 
 // Reads a whole file. Returns its bytes with a NUL behind them, to be freed, and how many there
 // are; dies on any error.
-static char *read_file(const char *path, size_t *size) {
+char *read_file(const char *path, size_t *size) {
     FILE *file = open_file(path);
     char *bytes = NULL;
     size_t capacity = 0, length = 0, got;
@@ -222,7 +219,7 @@ static char *read_file(const char *path, size_t *size) {
 // PATH.PROCESS.tmp, and an older file keeps its place; a symbolic link stays, and what it leads to
 // is replaced. What is no plain file, as a pipe or a terminal, is written directly, and so is
 // standard output, "-" or by another name. Dies when it cannot be opened, or is also an input.
-static FILE *output_open(const char *path) {
+FILE *output_open(const char *path) {
     struct stat status, out;
     bool there = stat(path, &status) == 0, standard = strcmp(path, "-") == 0;
     FILE *file = stdout;
@@ -246,7 +243,7 @@ static FILE *output_open(const char *path) {
 
 // Puts the file from output_open in its place, all of it on disk; dies, naming it and the reason,
 // if any write failed.
-static void output_close(FILE *file) {
+void output_close(FILE *file) {
     errno = EIO; // for a write that failed long ago
     if (fflush(file) || ferror(file) || (output_temporary && fsync(fileno(file)))
         || (file != stdout && fclose(file))
@@ -258,14 +255,14 @@ static void output_close(FILE *file) {
 }
 
 // Returns seconds on a clock that never goes back.
-static double now(void) {
+double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
 // Does a descriptor lead to a terminal that wants colours and other escape codes?
-static bool use_colour(int descriptor) {
+bool use_colour(int descriptor) {
     const char *none = getenv("NO_COLOR"), *term = getenv("TERM");
     return isatty(descriptor) && !(none && *none) && term && strcmp(term, "dumb");
 }
@@ -273,8 +270,8 @@ static bool use_colour(int descriptor) {
 // Prints a line of progress on stderr, no longer than a terminal is wide: over the last one on a
 // terminal, elsewhere at every tenth of the way. start: when it began, by now(); each step handles
 // so many tokens.
-static void progress(const char *label, long step, long steps, const char *text, double start,
-                     double tokens) {
+void progress(const char *label, long step, long steps, const char *text, double start,
+              double tokens) {
     static double last;
     bool redraws = use_colour(STDERR_FILENO), final = step == steps;
     if (redraws ? !final && now() - last < 0.1 : step * 10 / steps == (step - 1) * 10 / steps)
@@ -293,7 +290,7 @@ static void progress(const char *label, long step, long steps, const char *text,
 
 // To be called last: dies if something printed did not arrive, as when standard output is closed or
 // the disk is full.
-static void finish_stdout(void) {
+void finish_stdout(void) {
     errno = EIO;
     if (fflush(stdout) || ferror(stdout)) die("standard output: %s", strerror(errno));
 }
@@ -319,7 +316,7 @@ typedef struct {
 
 // Returns the place of `text` among choices, which are separated by `between`, -1 if it is none of
 // them.
-static int choice_index(const char *choices, char between, const char *text) {
+int choice_index(const char *choices, char between, const char *text) {
     const char stop[2] = {between, 0};
     for (int i = 0; *choices; i++) {
         size_t length = strcspn(choices, stop);
@@ -330,7 +327,7 @@ static int choice_index(const char *choices, char between, const char *text) {
 }
 
 // Returns the name of a setting as it is written, with - for _, until the next call.
-static const char *setting_name(const Setting *o) {
+const char *setting_name(const Setting *o) {
     static char name[32];
     snprintf(name, sizeof name, "%s", o->name);
     for (char *c = name; *c; c++) *c = *c == '_' ? '-' : *c;
@@ -339,7 +336,7 @@ static const char *setting_name(const Setting *o) {
 
 // Checks a value and stores it in *base. `source` is what a message says in front of the setting's
 // name.
-static void setting_set(void *base, const Setting *o, const char *source, const char *value) {
+void setting_set(void *base, const Setting *o, const char *source, const char *value) {
     char *end = NULL, *field = (char *)base + o->at;
     if (o->kind >= TEXT) {
         const char **texts = (const char **)field;
@@ -363,7 +360,7 @@ static void setting_set(void *base, const Setting *o, const char *source, const 
 }
 
 // Writes a setting's value as text, "" if it has none, and returns the text.
-static const char *setting_text(const void *base, const Setting *o, char text[64]) {
+const char *setting_text(const void *base, const Setting *o, char text[64]) {
     const void *field = (const char *)base + o->at;
     const char *choice = o->choices;
     *text = 0;
@@ -378,7 +375,7 @@ static const char *setting_text(const void *base, const Setting *o, char text[64
 }
 
 // Prints the settings that a command takes, a line each, with their values.
-static void settings_print(const void *base, const Setting *table, int count, int command) {
+void settings_print(const void *base, const Setting *table, int count, int command) {
     for (const Setting *o = table; o < table + count; o++) {
         char name[64], value[64];
         if (!(o->commands & command)) continue;
@@ -392,8 +389,7 @@ static void settings_print(const void *base, const Setting *table, int count, in
 }
 
 // Writes the settings that lie in the first `size` bytes of *base as metadata. Returns the length.
-static int settings_write(char *text, const void *base, size_t size, const Setting *table,
-                          int count) {
+int settings_write(char *text, const void *base, size_t size, const Setting *table, int count) {
     char value[64];
     int length = 0;
     for (const Setting *o = table; o < table + count; o++)
@@ -405,7 +401,7 @@ static int settings_write(char *text, const void *base, size_t size, const Setti
 
 // Sets the settings of a text such as "lr=0.005 gate=relu", in *base, which has those that lie in
 // its first `size` bytes.
-static void settings_apply(void *base, size_t size, const Setting *table, const char *text) {
+void settings_apply(void *base, size_t size, const Setting *table, const char *text) {
     char words[256];
     snprintf(words, sizeof words, "%s", text);
     for (char *name = strtok(words, "="); name; name = strtok(NULL, "=")) {
@@ -419,8 +415,8 @@ static void settings_apply(void *base, size_t size, const Setting *table, const 
 // settings that the command, called `name`, takes. given gets a bit for each setting that is there.
 // Words that are no option move to the front of argv. Returns how many there are, or -1 if one asks
 // for help; dies at anything else.
-static int settings_read(void *base, const Setting *table, int count, uint64_t *given, int command,
-                         const char *name, int argc, char **argv) {
+int settings_read(void *base, const Setting *table, int count, uint64_t *given, int command,
+                  const char *name, int argc, char **argv) {
     int words = 0;
     for (int i = 0; i < argc; i++) {
         char *word = argv[i], *value = strchr(word, '=');
@@ -460,22 +456,22 @@ typedef struct {
     size_t slot_count, bytes_capacity, start_capacity;
 } Map;
 
-static const uint32_t FNV_START = 0x811c9dc5;
+const uint32_t FNV_START = 0x811c9dc5;
 
 // Returns the 32-bit FNV-1a hash of some bytes, continued from `hash`, which starts as FNV_START.
-static uint32_t fnv1a(uint32_t hash, const void *bytes, size_t size) {
+uint32_t fnv1a(uint32_t hash, const void *bytes, size_t size) {
     for (size_t i = 0; i < size; i++) hash = (hash ^ ((const unsigned char *)bytes)[i]) * 16777619u;
     return hash;
 }
 
 // Returns the key with a number, no NUL behind it, and its size.
-static const void *map_key(const Map *map, int number, size_t *size) {
+const void *map_key(const Map *map, int number, size_t *size) {
     *size = map->start[number + 1] - map->start[number];
     return map->bytes + map->start[number];
 }
 
 // Returns the slot of a key, or the empty one where it would be. The map must have slots.
-static int *map_slot(const Map *map, const void *key, size_t size) {
+int *map_slot(const Map *map, const void *key, size_t size) {
     uint32_t hash = fnv1a(FNV_START, key, size);
     size_t mask = map->slot_count - 1, other_size;
     size_t i = hash ^ hash >> 15; // its low bits alone are poor
@@ -487,12 +483,12 @@ static int *map_slot(const Map *map, const void *key, size_t size) {
 }
 
 // Returns the number of a key, -1 if it is not in the map.
-static int map_find(const Map *map, const void *key, size_t size) {
+int map_find(const Map *map, const void *key, size_t size) {
     return map->slots ? *map_slot(map, key, size) - 1 : -1;
 }
 
 // Returns the number of a key, which is added if it is not in the map; dies when memory runs out.
-static int map_add(Map *map, const void *key, size_t size) {
+int map_add(Map *map, const void *key, size_t size) {
     size_t count = map->count;
     if (2 * (count + 1) > map->slot_count) {
         free(map->slots);
@@ -516,7 +512,7 @@ static int map_add(Map *map, const void *key, size_t size) {
 }
 
 // Frees what a map holds.
-static void map_free(Map *map) {
+void map_free(Map *map) {
     free(map->bytes);
     free(map->start);
     free(map->slots);
@@ -528,12 +524,12 @@ typedef struct { uint64_t order, item; } Entry; // what comes first, and among e
 typedef struct { Entry *entries; size_t count, capacity; } Heap;
 
 // Is entry a to leave the heap before b?
-static int entry_before(Entry a, Entry b) {
+int entry_before(Entry a, Entry b) {
     return a.order < b.order || (a.order == b.order && a.item < b.item);
 }
 
 // Adds an entry: from the last place it climbs past every parent that it should leave before.
-static void heap_push(Heap *heap, uint64_t order, uint64_t item) {
+void heap_push(Heap *heap, uint64_t order, uint64_t item) {
     Entry entry = {order, item};
     heap->entries = grow(heap->entries, &heap->capacity, heap->count + 1, sizeof(Entry));
     size_t i = heap->count++;
@@ -544,7 +540,7 @@ static void heap_push(Heap *heap, uint64_t order, uint64_t item) {
 
 // Removes and returns the first entry of a heap that is not empty. The last one sinks from there to
 // where it belongs.
-static Entry heap_pop(Heap *heap) {
+Entry heap_pop(Heap *heap) {
     Entry first = heap->entries[0], last = heap->entries[--heap->count];
     size_t i = 0, child;
     while ((child = 2 * i + 1) < heap->count) {
@@ -563,7 +559,7 @@ static Entry heap_pop(Heap *heap) {
 
 // Reads one character of UTF-8 from the n bytes at s. Returns its length in bytes, or 0 if no valid
 // one starts there.
-static int utf8_decode(const char *s, size_t n, uint32_t *code) {
+int utf8_decode(const char *s, size_t n, uint32_t *code) {
     static const uint32_t smallest[5] = {0, 0, 0x80, 0x800, 0x10000}; // a longer form is not valid
     uint32_t c = n ? (unsigned char)s[0] : 0x80;
     int length = 0;
@@ -580,7 +576,7 @@ static int utf8_decode(const char *s, size_t n, uint32_t *code) {
 }
 
 // Writes one character as UTF-8 to s, which has room for 4 bytes. Returns how many it takes.
-static int utf8_encode(uint32_t code, char *s) {
+int utf8_encode(uint32_t code, char *s) {
     int length = code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
     for (int i = length - 1; i > 0; i--, code >>= 6) s[i] = 0x80 | (code & 0x3f);
     s[0] = length == 1 ? code : (0xf00 >> length & 0xff) | code;
@@ -588,7 +584,7 @@ static int utf8_encode(uint32_t code, char *s) {
 }
 
 // Prints bytes as text on one line: what is no character that can be printed becomes a dot.
-static void print_visible(const char *bytes, size_t size) {
+void print_visible(const char *bytes, size_t size) {
     for (size_t i = 0, length; i < size; i += length) {
         uint32_t code = 0;
         length = utf8_decode(bytes + i, size - i, &code);
@@ -600,7 +596,7 @@ static void print_visible(const char *bytes, size_t size) {
 // Letters (\p{L}), numbers (\p{N}) and spaces (\s, White_Space) of Unicode 16.0, as dev/unicode.py
 // prints them. A pair is: code points skipped since the last range, code points in this one.
 enum { UNICODE_END = 0x323b0 };
-static const char unicode_letters[] =
+const char unicode_letters[] =
     "65,26 6,26 47,1 10,1 4,1 5,23 1,31 1,458 4,12 14,5 7,1 1,1 129,5 1,2 2,4 1,1 6,1 1,3 1,1 "
     "1,20 1,83 1,139 8,166 1,38 2,1 6,41 71,27 4,4 45,43 35,2 1,99 1,1 15,2 7,2 10,3 2,1 16,1 "
     "1,30 29,89 11,1 24,33 9,2 4,1 5,22 4,1 9,1 3,1 23,25 7,11 5,24 1,6 17,42 58,54 3,1 18,1 "
@@ -639,7 +635,7 @@ static const char unicode_letters[] =
     "1,2 1,15 1,197 59,68 7,1 1204,4 1,27 1,2 1,1 2,1 1,10 1,4 1,1 1,1 6,1 4,1 1,1 1,1 1,3 1,2 "
     "1,1 2,1 1,1 1,1 1,1 1,1 1,2 1,1 2,4 1,7 1,4 1,4 1,1 1,10 1,17 5,3 1,5 1,17 4420,42720 "
     "32,4154 6,222 2,5762 14,7473 15,622 2466,542 1506,4939 5,4192 ";
-static const char unicode_numbers[] =
+const char unicode_numbers[] =
     "48,10 120,2 5,1 2,3 1441,10 134,10 198,10 412,10 118,10 4,6 108,10 118,10 118,10 2,6 110,13 "
     "115,10 8,7 103,10 104,7 7,19 109,10 96,10 118,10 70,20 268,10 70,10 719,20 881,3 239,10 "
     "6,10 22,10 300,10 128,11 165,10 6,10 182,10 86,10 134,10 6,10 1046,1 3,6 6,10 198,51 2,5 "
@@ -650,14 +646,14 @@ static const char unicode_numbers[] =
     "342,10 118,10 374,10 102,10 6,20 76,12 420,19 93,10 662,10 86,29 227,10 70,10 422,10 102,21 "
     "1067,111 15553,10 2342,10 86,10 134,10 1,7 526,10 262,23 24153,10 1478,20 12,20 108,25 "
     "1109,50 2368,10 422,10 502,10 247,10 716,9 128,10 791,59 1,3 1,4 76,45 1,15 962,13 2787,10 ";
-static const char unicode_spaces[] =
+const char unicode_spaces[] =
     "9,5 18,1 100,1 26,1 5599,1 2431,11 29,2 5,1 47,1 4000,1 ";
 
 enum { OTHER, LETTER, NUMBER, SPACE };
-static unsigned char unicode_class[UNICODE_END]; // the tables, opened; above it all are OTHER
+unsigned char unicode_class[UNICODE_END]; // the tables, opened; above it all are OTHER
 
 // Opens one table into unicode_class.
-static void unicode_open(const char *table, int class) {
+void unicode_open(const char *table, int class) {
     size_t code = 0;
     for (char *at = (char *)table; *at; at++) { // a space is behind each pair
         code += strtoul(at, &at, 10);
@@ -682,12 +678,12 @@ static inline int character(const char *s, size_t n, size_t *length) {
 // GPT-2 writes the bytes of a token as characters that can be seen: byte b is the character
 // byte_code[b]. 188 bytes stand for themselves; the others, the space among them, are moved to 256
 // and up. The ids 0 to 255 are in that order.
-static uint16_t byte_code[256];
-static unsigned char id_byte[256], byte_id[256];
+uint16_t byte_code[256];
+unsigned char id_byte[256], byte_id[256];
 
 // Fills the tables of this room. It has to come before everything that cuts words or looks at
 // tokens.
-static void characters_open(void) {
+void characters_open(void) {
     int id = 0, moved = 256;
     unicode_open(unicode_letters, LETTER);
     unicode_open(unicode_numbers, NUMBER);
@@ -719,12 +715,12 @@ typedef struct { const char *name, *text; size_t size, at; } JsonReader;
 enum { JSON_DEPTH = 64 };
 
 // Returns the next byte without taking it; 0, which is valid nowhere in JSON, at the end.
-static int json_peek(const JsonReader *r) {
+int json_peek(const JsonReader *r) {
     return r->at < r->size ? (unsigned char)r->text[r->at] : 0;
 }
 
 // Dies, saying where the text is wrong, what had to be there and what is.
-static _Noreturn void json_fail(const JsonReader *r, const char *expected) {
+_Noreturn void json_fail(const JsonReader *r, const char *expected) {
     char found[24] = "the end";
     int c = json_peek(r);
     if (r->at < r->size) snprintf(found, sizeof found, isgraph(c) ? "'%c'" : "byte 0x%02x", c);
@@ -732,13 +728,13 @@ static _Noreturn void json_fail(const JsonReader *r, const char *expected) {
 }
 
 // The same, behind any white space.
-static int json_skip(JsonReader *r) {
+int json_skip(JsonReader *r) {
     while (json_peek(r) && strchr(" \t\n\r", json_peek(r))) r->at++;
     return json_peek(r);
 }
 
 // Takes the four hexadecimal digits of a \u escape.
-static uint32_t json_hex(JsonReader *r) {
+uint32_t json_hex(JsonReader *r) {
     char digits[5] = "";
     for (int i = 0; i < 4; i++, r->at++) {
         if (!isxdigit(json_peek(r))) json_fail(r, "a hexadecimal digit");
@@ -748,7 +744,7 @@ static uint32_t json_hex(JsonReader *r) {
 }
 
 // Takes what is behind a backslash, and returns the character it stands for.
-static uint32_t json_escape(JsonReader *r) {
+uint32_t json_escape(JsonReader *r) {
     static const char escapes[] = "\"\\/bfnrt", escaped[] = "\"\\/\b\f\n\r\t";
     const char *escape = json_peek(r) ? strchr(escapes, json_peek(r)) : NULL;
     if (!escape && json_peek(r) != 'u') json_fail(r, "an escape");
@@ -766,7 +762,7 @@ static uint32_t json_escape(JsonReader *r) {
 }
 
 // Takes a string and returns it, to be freed.
-static char *json_string(JsonReader *r) {
+char *json_string(JsonReader *r) {
     char *string = NULL;
     size_t capacity = 0, n = 0;
     if (json_skip(r) != '"') json_fail(r, "'\"'");
@@ -787,7 +783,7 @@ static char *json_string(JsonReader *r) {
 }
 
 // Takes a number and returns it.
-static double json_number(JsonReader *r) {
+double json_number(JsonReader *r) {
     char copy[64] = "", *end; // strtod wants a NUL, and would take more than JSON allows
     size_t n = 0;
     for (; n < sizeof copy - 1 && json_peek(r) && strchr("+-.0123456789eE", json_peek(r)); r->at++)
@@ -798,7 +794,7 @@ static double json_number(JsonReader *r) {
 }
 
 // Takes a value, at this depth of objects and lists, and returns its tree.
-static Json *json_value(JsonReader *r, int depth) {
+Json *json_value(JsonReader *r, int depth) {
     Json *value = allocate(1, sizeof *value);
     int c = json_skip(r);
     value->type = c == '-' || isdigit(c) ? '0' : c;
@@ -845,7 +841,7 @@ static Json *json_value(JsonReader *r, int depth) {
 // Reads a JSON text of `size` bytes into a tree, to be freed with json_free. Dies if the text is
 // not exactly one JSON value, or if an object has a key twice: no one could say which is meant.
 // `name` says in the message what it is the text of.
-static Json *json_parse(const char *name, const char *text, size_t size) {
+Json *json_parse(const char *name, const char *text, size_t size) {
     JsonReader reader = {name, text, size, 0};
     Json *value = json_value(&reader, 0);
     json_skip(&reader);
@@ -854,14 +850,14 @@ static Json *json_parse(const char *name, const char *text, size_t size) {
 }
 
 // Returns an object's member, NULL if it has none of this name or is no object.
-static Json *json_get(const Json *object, const char *key) {
+Json *json_get(const Json *object, const char *key) {
     Json *member = object && object->type == '{' ? object->child : NULL;
     while (member && strcmp(member->key, key)) member = member->next;
     return member;
 }
 
 // Reads a file that holds an object; dies unless it does.
-static Json *json_read(const char *path) {
+Json *json_read(const char *path) {
     size_t size;
     char *text = read_file(path, &size);
     Json *value = json_parse(path, text, size);
@@ -871,14 +867,14 @@ static Json *json_read(const char *path) {
 }
 
 // Is x a whole number from 0 to `most`? NULL is none.
-static int json_whole(const Json *x, uint64_t most) {
+int json_whole(const Json *x, uint64_t most) {
     return x && x->type == '0' && x->number >= 0 && x->number <= most
         && x->number == (uint64_t)x->number;
 }
 
 // Returns a member of an object that is a whole number between 1 and `most`; dies, naming `path`,
 // if it is not.
-static size_t json_size(const char *path, const Json *object, const char *key, size_t most) {
+size_t json_size(const char *path, const Json *object, const char *key, size_t most) {
     const Json *x = json_get(object, key);
     if (!json_whole(x, most) || x->number < 1)
         die("%s: \"%s\" is missing or not a whole number from 1 to %zu", path, key, most);
@@ -886,8 +882,7 @@ static size_t json_size(const char *path, const Json *object, const char *key, s
 }
 
 // Dies if an object has `key` with a value that is not among `expected`, texts separated by "|".
-static void json_expect(const char *path, const Json *object, const char *key,
-                        const char *expected) {
+void json_expect(const char *path, const Json *object, const char *key, const char *expected) {
     const Json *x = json_get(object, key);
     if (!x) return;
     char number[32];
@@ -898,7 +893,7 @@ static void json_expect(const char *path, const Json *object, const char *key,
 }
 
 // Frees a tree.
-static void json_free(Json *value) {
+void json_free(Json *value) {
     while (value) {
         Json *next = value->next;
         json_free(value->child);
@@ -910,7 +905,7 @@ static void json_free(Json *value) {
 }
 
 // Writes a token's name as a JSON string, in ASCII, as GPT-2's vocab.json has it.
-static void json_write_name(FILE *file, const char *name) {
+void json_write_name(FILE *file, const char *name) {
     uint32_t code;
     fputc('"', file);
     while (*name) {
@@ -925,7 +920,7 @@ static void json_write_name(FILE *file, const char *name) {
 
 // Returns the length of the word at s, of n > 0 bytes of text: the first match of GPT-2's pattern,
 //     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-static size_t word_length(const char *s, size_t n) {
+size_t word_length(const char *s, size_t n) {
     static const char *const endings[] = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
     size_t length, last = 0, end = 0;
     for (int i = 0; *s == '\'' && i < 7; i++) {
@@ -947,7 +942,7 @@ static size_t word_length(const char *s, size_t n) {
 // document.
 
 enum { TOKENS_MIN = 257, TOKENS_MAX = 65535 };     // ids are 16 bits wide in files
-static const char end_of_text[] = "<|endoftext|>"; // a name; in a text these are 13 ordinary bytes
+const char end_of_text[] = "<|endoftext|>"; // a name; in a text these are 13 ordinary bytes
 
 typedef struct Tokenizer {
     int size;   // number of tokens; the last is <|endoftext|>
@@ -956,7 +951,7 @@ typedef struct Tokenizer {
 } Tokenizer;
 
 // Returns a tokenizer without merges: the 256 bytes, and <|endoftext|>.
-static Tokenizer *tokenizer_new(void) {
+Tokenizer *tokenizer_new(void) {
     Tokenizer *t = allocate(1, sizeof *t);
     characters_open();
     for (int id = 0; id < 256; id++) map_add(&t->tokens, id_byte + id, 1);
@@ -966,7 +961,7 @@ static Tokenizer *tokenizer_new(void) {
 
 // Adds a merge, and the token that it makes. Returns 0 if there already is such a merge, or a token
 // of these bytes.
-static int tokenizer_add(Tokenizer *t, uint32_t left, uint32_t right) {
+int tokenizer_add(Tokenizer *t, uint32_t left, uint32_t right) {
     uint32_t pair = left << 16 | right;
     size_t left_size, right_size;
     const char *left_bytes = map_key(&t->tokens, left, &left_size);
@@ -981,7 +976,7 @@ static int tokenizer_add(Tokenizer *t, uint32_t left, uint32_t right) {
 }
 
 // Frees a tokenizer.
-static void tokenizer_free(Tokenizer *t) {
+void tokenizer_free(Tokenizer *t) {
     map_free(&t->tokens);
     map_free(&t->merges);
     free(t);
@@ -990,14 +985,14 @@ static void tokenizer_free(Tokenizer *t) {
 // Returns the bytes of a token, 0 <= id < size, with no NUL behind them: a text is decoded by
 // putting its tokens' bytes one behind the other. Those of <|endoftext|> are a newline: it stands
 // where a line, or a file, ends.
-static const char *tokenizer_bytes(const Tokenizer *t, int id, size_t *length) {
+const char *tokenizer_bytes(const Tokenizer *t, int id, size_t *length) {
     *length = 1;
     return id == t->size - 1 ? "\n" : map_key(&t->tokens, id, length);
 }
 
 // Returns a fingerprint of the vocabulary, never 0: the FNV-1a hash, over all tokens in the order
 // of their ids, of the length, as 4 bytes, and then the bytes.
-static uint32_t tokenizer_hash(const Tokenizer *t) {
+uint32_t tokenizer_hash(const Tokenizer *t) {
     uint32_t hash = FNV_START;
     for (int id = 0; id < t->size; id++) {
         size_t length;
@@ -1015,14 +1010,14 @@ enum { NONE = -1 };
 typedef struct { int id, previous, next; } Piece; // of a word: a doubly linked list
 
 // Returns the id that two neighbours make when they are merged, NONE if there is no such merge.
-static int merged(const Tokenizer *t, uint32_t left, uint32_t right) {
+int merged(const Tokenizer *t, uint32_t left, uint32_t right) {
     uint32_t pair = left << 16 | right;
     int k = map_find(&t->merges, &pair, sizeof pair);
     return k < 0 ? NONE : 256 + k;
 }
 
 // Offers to the heap the merge of the piece at `left` with the one behind it, if there is one.
-static void offer_merge(const Tokenizer *t, Heap *heap, const Piece *pieces, int left) {
+void offer_merge(const Tokenizer *t, Heap *heap, const Piece *pieces, int left) {
     int next = left == NONE ? NONE : pieces[left].next;
     int id = next == NONE ? NONE : merged(t, pieces[left].id, pieces[next].id);
     if (id != NONE) heap_push(heap, id, left);
@@ -1032,7 +1027,7 @@ static void offer_merge(const Tokenizer *t, Heap *heap, const Piece *pieces, int
 // It merges the pair that makes the lowest id, the leftmost of equals, until no pair can be merged.
 // The heap has every merge that may be next, so n bytes take n log n, were they a million spaces;
 // pairs that are gone by their turn are passed over.
-static size_t encode_word(const Tokenizer *t, const char *word, size_t n, int *ids) {
+size_t encode_word(const Tokenizer *t, const char *word, size_t n, int *ids) {
     if (n > INT_MAX) die("a word of %zu bytes is too long", n);
     Heap heap = {0};
     size_t count = 0, capacity = 0;
@@ -1063,7 +1058,7 @@ static size_t encode_word(const Tokenizer *t, const char *word, size_t n, int *i
 // Encodes a text of any bytes. Returns the ids, to be freed, and how many there are. A word that is
 // a token needs no merging: every token is what its bytes are merged into. "<|endoftext|>" in the
 // text is text; the id of that name never comes out.
-static int *tokenizer_encode(const Tokenizer *t, const char *text, size_t size, size_t *count) {
+int *tokenizer_encode(const Tokenizer *t, const char *text, size_t size, size_t *count) {
     size_t capacity = 0;
     int *ids = grow(NULL, &capacity, size / 4 + 1, sizeof *ids);
     *count = 0;
@@ -1086,7 +1081,7 @@ static int *tokenizer_encode(const Tokenizer *t, const char *text, size_t size, 
 enum { TOKENS_MAGIC = 20240520, TOKENS_VERSION = 1, TOKENS_HEADER = 256 };
 
 // Returns the name of a token in those files, its bytes as byte_code's characters, to be freed.
-static char *token_name(const Tokenizer *t, int id) {
+char *token_name(const Tokenizer *t, int id) {
     if (id == t->size - 1) return join(end_of_text, "", "");
     size_t length, n = 0;
     const char *bytes = tokenizer_bytes(t, id, &length);
@@ -1098,7 +1093,7 @@ static char *token_name(const Tokenizer *t, int id) {
 
 // Writes vocab.json and merges.txt into a folder, which is created if it is not there. Dies if that
 // cannot be done.
-static void tokenizer_save(const Tokenizer *t, const char *folder) {
+void tokenizer_save(const Tokenizer *t, const char *folder) {
     char *vocab_path = join(folder, "/", "vocab.json");
     char *merges_path = join(folder, "/", "merges.txt");
     size_t size;
@@ -1132,7 +1127,7 @@ typedef struct { Tokenizer *t; Map names; char *vocab_path, *merges_path; } Read
 
 // Reads the names of an object such as vocab.json's. Dies unless it has 257 tokens or more, and
 // every id from 0 up once.
-static void read_vocab(Reading *r, const Json *vocab) {
+void read_vocab(Reading *r, const Json *vocab) {
     size_t count = 0;
     for (const Json *token = vocab->child; token; token = token->next) count++;
     if (count < TOKENS_MIN || count > TOKENS_MAX)
@@ -1154,7 +1149,7 @@ static void read_vocab(Reading *r, const Json *vocab) {
 }
 
 // Dies unless the name that the vocabulary gives to an id is that of the tokenizer's token.
-static void check_name(const Reading *r, int id) {
+void check_name(const Reading *r, int id) {
     size_t size;
     const char *found = map_key(&r->names, id, &size);
     char *name = token_name(r->t, id);
@@ -1169,7 +1164,7 @@ static void check_name(const Reading *r, int id) {
 // Adds the next merge, of a line of merges.txt. Dies unless it is two tokens that were made before,
 // with a space between them, and makes a new one, which has the next id and can be reached: what it
 // makes must not be merged otherwise by the merges before.
-static void read_merge(Reading *r, const char *line, size_t size) {
+void read_merge(Reading *r, const char *line, size_t size) {
     Tokenizer *t = r->t;
     size_t length;
     const char *space = memchr(line, ' ', size), *wrong = NULL;
@@ -1196,7 +1191,7 @@ static void read_merge(Reading *r, const char *line, size_t size) {
 }
 
 // Reads a merges.txt, once its vocabulary is. Dies if it has no heading, or a merge is refused.
-static void read_merges(Reading *r) {
+void read_merges(Reading *r) {
     size_t size;
     char *text = read_file(r->merges_path, &size), *line = text, *end = text + size;
     if (strncmp(text, "#version", 8)) die("%s: line 1: expected \"#version: 0.2\"", r->merges_path);
@@ -1209,7 +1204,7 @@ static void read_merges(Reading *r) {
 
 // Checks a tokenizer.json, in which transformers keeps the vocabulary and the merges. Dies unless
 // it is of GPT-2's kind. Returns its "model", whose vocabulary has <|endoftext|> then.
-static const Json *tokenizer_json(const char *path, const Json *file) {
+const Json *tokenizer_json(const char *path, const Json *file) {
     const Json *model = json_get(file, "model"), *merges = json_get(model, "merges");
     const Json *cut = json_get(file, "pre_tokenizer"), *cuts = json_get(cut, "pretokenizers");
     const Json *added = json_get(file, "added_tokens");
@@ -1241,7 +1236,7 @@ static const Json *tokenizer_json(const char *path, const Json *file) {
 // Reads FOLDER/vocab.json and FOLDER/merges.txt or, if they are not there, FOLDER/tokenizer.json.
 // Dies, in one line that says what was found and what was expected, unless they are well-formed and
 // agree: merge k makes token 256 + k, and <|endoftext|> is the last.
-static Tokenizer *tokenizer_load(const char *folder) {
+Tokenizer *tokenizer_load(const char *folder) {
     char *vocab = join(folder, "/", "vocab.json"), *both = join(folder, "/", "tokenizer.json");
     char *merges = join(folder, "/", "merges.txt");
     bool apart = access(vocab, F_OK) == 0;
@@ -1282,13 +1277,13 @@ typedef struct {
 } Tokens;
 
 // Continues a hash over 32 bits: a polynomial modulo 2^64, so that any one change alters it.
-static uint64_t hash_bits(uint64_t hash, uint32_t bits) {
+uint64_t hash_bits(uint64_t hash, uint32_t bits) {
     return hash * 0x9E3779B97F4A7C15u + bits + 1;
 }
 
 // Reads a file of tokens. Dies unless it is whole, was made with this tokenizer and has `least`
 // tokens or more.
-static Tokens tokens_load(const char *path, const Tokenizer *t, size_t least) {
+Tokens tokens_load(const char *path, const Tokenizer *t, size_t least) {
     enum { HEADER = 4 * TOKENS_HEADER }; // its bytes
     Tokens tokens = {.count = 0};
     size_t size;
@@ -1320,7 +1315,7 @@ static Tokens tokens_load(const char *path, const Tokenizer *t, size_t least) {
 }
 
 // Says that the file of a domain is not there, and which domains are.
-static _Noreturn void die_without(const char *path, const char *folder, const char *split) {
+_Noreturn void die_without(const char *path, const char *folder, const char *split) {
     struct dirent **entries;
     char *ending = join("_", split, ".bin"), *names = join("", "", "");
     int count = scandir(folder, &entries, NULL, alphasort);
@@ -1341,8 +1336,8 @@ enum { MAX_DOMAINS = 8 };
 // Loads FOLDER/DOMAIN_SPLIT.bin for each domain of a list into `files`, which has room for
 // MAX_DOMAINS. Returns how many there are, of no list (NULL) 0. Dies if one is not there, or has
 // less than `least` tokens.
-static size_t domains_load(Tokens *files, const char *folder, const char *list, const char *split,
-                           const Tokenizer *t, size_t least) {
+size_t domains_load(Tokens *files, const char *folder, const char *list, const char *split,
+                    const Tokenizer *t, size_t least) {
     size_t count = 0;
     for (const char *next = list; next; next = strchr(next, ',') ? strchr(next, ',') + 1 : NULL) {
         char name[sizeof files->name], path[4096];
@@ -1365,7 +1360,7 @@ static size_t domains_load(Tokens *files, const char *folder, const char *list, 
 }
 
 // Returns texts one behind the other, as one.
-static Tokens tokens_join(const Tokens *texts, size_t count) {
+Tokens tokens_join(const Tokens *texts, size_t count) {
     Tokens all = {.count = 0};
     size_t capacity = 0;
     for (size_t k = 0; k < count; k++) {
@@ -1378,13 +1373,13 @@ static Tokens tokens_join(const Tokens *texts, size_t count) {
 }
 
 // Sets the marks of all tokens that texts have.
-static void tokens_mark(bool *marks, const Tokens *texts, size_t count, bool mark) {
+void tokens_mark(bool *marks, const Tokens *texts, size_t count, bool mark) {
     for (size_t k = 0; k < count; k++)
         for (size_t i = 0; i < texts[k].count; i++) marks[texts[k].ids[i]] = mark;
 }
 
 // Frees the ids of texts.
-static void tokens_free(Tokens *texts, size_t count) {
+void tokens_free(Tokens *texts, size_t count) {
     while (count > 0) free(texts[--count].ids);
 }
 
@@ -1408,13 +1403,13 @@ typedef struct {
 typedef struct { Stored *at; size_t count, capacity; } StoredList;
 
 // Returns how many values a tensor has.
-static size_t stored_size(const Stored *x) {
+size_t stored_size(const Stored *x) {
     return x->shape[0] * x->shape[1];
 }
 
 // Adds a tensor to a list, whose name and data are for the caller to set: a vector, if it has no
 // rows, or a matrix.
-static Stored *stored_add(StoredList *list, const char *dtype, size_t rows, size_t cols) {
+Stored *stored_add(StoredList *list, const char *dtype, size_t rows, size_t cols) {
     list->at = grow(list->at, &list->capacity, list->count + 1, sizeof *list->at);
     Stored *x = &list->at[list->count++];
     *x = (Stored){.dtype = dtype, .rank = rows ? 2 : 1,
@@ -1423,7 +1418,7 @@ static Stored *stored_add(StoredList *list, const char *dtype, size_t rows, size
 }
 
 // Continues a hash over the values of a list, reals as float32.
-static uint64_t stored_hash(uint64_t hash, const StoredList *list) {
+uint64_t stored_hash(uint64_t hash, const StoredList *list) {
     for (const Stored *x = list->at; x < list->at + list->count; x++)
         for (size_t i = 0; i < stored_size(x); i++) {
             union { uint32_t bits; float value; } as;
@@ -1436,8 +1431,8 @@ static uint64_t stored_hash(uint64_t hash, const StoredList *list) {
 
 // Writes a file. upon: the hash that theirs continues; metadata: texts of plain characters,
 // ,"key":"value" each. Dies if the file cannot be written.
-static void safetensors_write(const char *path, const StoredList *list, uint64_t upon,
-                              const char *metadata) {
+void safetensors_write(const char *path, const StoredList *list, uint64_t upon,
+                       const char *metadata) {
     char *header = NULL;
     size_t size, offset = 0;
     FILE *text = open_memstream(&header, &size), *file = output_open(path);
@@ -1475,7 +1470,7 @@ typedef struct {
 } Safetensors;
 
 // Opens a file and reads its header. Dies if it is not there, or its header is none.
-static Safetensors safetensors_open(const char *path) {
+Safetensors safetensors_open(const char *path) {
     Safetensors s = {.path = path, .file = open_file(path)};
     uint64_t length = 0;
     struct stat status;
@@ -1498,13 +1493,13 @@ static Safetensors safetensors_open(const char *path) {
 }
 
 // Ends the reading of a file.
-static void safetensors_close(Safetensors *s) {
+void safetensors_close(Safetensors *s) {
     if (s->file != stdin) fclose(s->file);
     json_free(s->header);
 }
 
 // Returns a text of the metadata; dies if there is none of this name.
-static const char *metadata_text(const Safetensors *s, const char *key) {
+const char *metadata_text(const Safetensors *s, const char *key) {
     const Json *x = json_get(s->metadata, key);
     if (!x || !x->string)
         die("%s: its metadata has no \"%s\": not made by this version of nr", s->path, key);
@@ -1512,8 +1507,7 @@ static const char *metadata_text(const Safetensors *s, const char *key) {
 }
 
 // Reads from the metadata those settings that lie in the first `size` bytes of *base.
-static void settings_load(void *base, size_t size, const Setting *table, int count,
-                          const Safetensors *s) {
+void settings_load(void *base, size_t size, const Setting *table, int count, const Safetensors *s) {
     char source[512];
     snprintf(source, sizeof source, "%.400s: metadata ", s->path);
     for (const Setting *o = table; o < table + count; o++)
@@ -1521,12 +1515,12 @@ static void settings_load(void *base, size_t size, const Setting *table, int cou
 }
 
 // Returns a hash that the metadata say, in hexadecimal.
-static uint64_t metadata_hash(const Safetensors *s, const char *key) {
+uint64_t metadata_hash(const Safetensors *s, const char *key) {
     return strtoull(metadata_text(s, key), NULL, 16);
 }
 
 // Was a file made under the settings in `metadata`? If it must, dies naming the first that differs.
-static bool metadata_compare(const Safetensors *s, const char *metadata, bool must) {
+bool metadata_compare(const Safetensors *s, const char *metadata, bool must) {
     char text[2048];
     bool same = true;
     snprintf(text, sizeof text, "{\"format\":\"pt\"%s}", metadata);
@@ -1544,7 +1538,7 @@ static bool metadata_compare(const Safetensors *s, const char *metadata, bool mu
 
 // Finds one tensor in the header, with or without Hugging Face's "transformer." before its name.
 // Dies unless it is there with its dtype and shape, and lies within the file.
-static void safetensors_find_one(const Safetensors *s, Stored *x) {
+void safetensors_find_one(const Safetensors *s, Stored *x) {
     char longer[128];
     snprintf(longer, sizeof longer, "transformer.%s", x->name);
     const Json *found = json_get(s->header, x->name);
@@ -1574,7 +1568,7 @@ static void safetensors_find_one(const Safetensors *s, Stored *x) {
 
 // Finds every tensor of a list. Dies unless each has bytes of its own, and there is nothing else
 // except Hugging Face's causal masks and the copy of the tied head.
-static void safetensors_find(const Safetensors *s, StoredList *list) {
+void safetensors_find(const Safetensors *s, StoredList *list) {
     size_t tensors = 0;
     for (Stored *x = list->at; x < list->at + list->count; x++) {
         safetensors_find_one(s, x);
@@ -1592,7 +1586,7 @@ static void safetensors_find(const Safetensors *s, StoredList *list) {
 
 // After safetensors_find: fills the data of every tensor. Dies unless they have the hash that the
 // metadata say, if they say one.
-static void safetensors_read(const Safetensors *s, const StoredList *list) {
+void safetensors_read(const Safetensors *s, const StoredList *list) {
     for (const Stored *x = list->at; x < list->at + list->count; x++) {
         size_t count = stored_size(x);
         if (fseeko(s->file, s->start + x->start, SEEK_SET)
@@ -1613,7 +1607,6 @@ static void safetensors_read(const Safetensors *s, const StoredList *list) {
 }
 #endif
 
-#pragma GCC diagnostic pop
 #ifndef TOKENIZER_LIBRARY
 
 // -------------------------------------------------------------------------------------------------
@@ -1633,7 +1626,7 @@ typedef struct {
 } Trainer;
 
 // Counts the words of a piece of text.
-static void count_words(Trainer *tr, const char *text, size_t size) {
+void count_words(Trainer *tr, const char *text, size_t size) {
     for (size_t at = 0, n; at < size; at += n) {
         n = word_length(text + at, size - at);
         int known = tr->word_map.count, w = map_add(&tr->word_map, text + at, n);
@@ -1644,7 +1637,7 @@ static void count_words(Trainer *tr, const char *text, size_t size) {
 }
 
 // Adds to the count of a pair; of a negative number, the complement.
-static void count_pair(Trainer *tr, uint32_t left, uint32_t right, uint64_t more) {
+void count_pair(Trainer *tr, uint32_t left, uint32_t right, uint64_t more) {
     uint32_t key = left << 16 | right;
     int known = tr->pair_map.count, p = map_add(&tr->pair_map, &key, sizeof key);
     tr->counts = grow(tr->counts, &tr->pair_capacity, p + 1, sizeof *tr->counts);
@@ -1652,7 +1645,7 @@ static void count_pair(Trainer *tr, uint32_t left, uint32_t right, uint64_t more
 }
 
 // Merges left and right into id wherever they are neighbours in a word, from its start on.
-static void merge_in_word(Trainer *tr, Word *word, int left, int right, int id) {
+void merge_in_word(Trainer *tr, Word *word, int left, int right, int id) {
     uint16_t *ids = tr->ids + word->start;
     int size = 0;
     for (int i = 0; i < word->size; i++) {
@@ -1674,7 +1667,7 @@ static void merge_in_word(Trainer *tr, Word *word, int left, int right, int id) 
 // Adds merges to a tokenizer that has none, until it has `size` tokens: the pair that is most
 // frequent in the words counted so far is next, among equals that of the lowest left id, then of
 // the lowest right id. Stops earlier when no pair occurs twice.
-static void find_merges(Trainer *tr, Tokenizer *t, int size) {
+void find_merges(Trainer *tr, Tokenizer *t, int size) {
     int n_words = tr->word_map.count;
     size_t total = n_words ? tr->word_map.start[n_words] : 0, length;
     tr->ids = allocate(total, sizeof *tr->ids);
@@ -1704,7 +1697,7 @@ static void find_merges(Trainer *tr, Tokenizer *t, int size) {
 // -------------------------------------------------------------------------------------------------
 // The command line.
 
-static const char help[] =
+const char help[] =
     "tokenizer: a byte-level BPE tokenizer, exact against GPT-2's.\n"
     "\n"
     "    tokenizer train  -v SIZE [--lines] -o FOLDER FILE...   makes a vocabulary\n"
@@ -1745,13 +1738,13 @@ typedef struct {
 
 // Returns the length of the document at s: with `lines` it ends where the line does, otherwise
 // behind all n bytes.
-static size_t document_length(const char *s, size_t n, int lines) {
+size_t document_length(const char *s, size_t n, int lines) {
     const char *end = lines ? memchr(s, '\n', n) : NULL;
     return end ? (size_t)(end - s) : n;
 }
 
 // Trains a vocabulary on files and writes it to a folder.
-static void command_train(const Options *options) {
+void command_train(const Options *options) {
     static Trainer trainer; // it is never freed: the program ends
     Tokenizer *t = tokenizer_new();
     for (int i = 0; i < options->file_count; i++) {
@@ -1772,7 +1765,7 @@ static void command_train(const Options *options) {
 }
 
 // Encodes files, to a file of tokens or, as numbers, to standard output.
-static void command_encode(const Options *options) {
+void command_encode(const Options *options) {
     Tokenizer *t = tokenizer_load(options->model);
     int32_t header[TOKENS_HEADER] = {TOKENS_MAGIC, TOKENS_VERSION, 0, tokenizer_hash(t)};
     uint16_t *all = NULL, end = t->size - 1;
@@ -1809,7 +1802,7 @@ static void command_encode(const Options *options) {
 
 // Prints the text of files of tokens. Dies, before it prints anything of it, at a file that is not
 // sound.
-static void command_decode(const Options *options) {
+void command_decode(const Options *options) {
     Tokenizer *t = tokenizer_load(options->model);
     for (int i = 0; i < options->file_count; i++) {
         Tokens tokens = tokens_load(options->files[i], t, 0);
@@ -1823,14 +1816,14 @@ static void command_decode(const Options *options) {
 }
 
 enum { TRAIN = 1, ENCODE = 2, DECODE = 4, OPTIONS = 4, COMMANDS = 3 };
-static const Setting option_table[OPTIONS] = {
+const Setting option_table[OPTIONS] = {
     {"vocab", 'v', WHOLE, offsetof(Options, vocab), TOKENS_MIN, TOKENS_MAX, NULL, TRAIN, ""},
     {"model", 'm', TEXT, offsetof(Options, model), 0, 0, NULL, ENCODE | DECODE, ""},
     {"output", 'o', TEXT, offsetof(Options, output), 0, 0, NULL, TRAIN | ENCODE, ""},
     {"lines", 'l', FLAG, offsetof(Options, lines), 0, 0, NULL, TRAIN | ENCODE, ""},
 };
 
-static const struct { const char *name; void (*run)(const Options *); } command_table[COMMANDS] = {
+const struct { const char *name; void (*run)(const Options *); } command_table[COMMANDS] = {
     {"train", command_train}, {"encode", command_encode}, {"decode", command_decode},
 };
 

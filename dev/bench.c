@@ -14,7 +14,6 @@ measured again before and after every figure, which is compared with the higher 
 
 Weights and tokens are random: no file is needed.
 */
-#pragma GCC diagnostic ignored "-Wunused-function"  // nobody who includes nr.c uses all of it
 #define NR_LIBRARY
 #include "../nr.c"
 
