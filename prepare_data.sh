@@ -1,7 +1,7 @@
 #!/bin/sh
 # prepare_data.sh: from text to the token files that nr trains on; --help prints the manual.
-# In this file: the manual, utilities, the toy corpus (a reader of grammars, a grammar), the text
-# rules that every corpus goes through, from text to tokens, the four commands, the command line.
+# In this file: the manual, utilities, the toy corpus (a reader of grammars, a grammar), text
+# rules and multiple choice, from text to tokens, the four commands, the command line.
 set -eu
 LC_ALL=C; export LC_ALL        # bytes, not characters: the same output everywhere
 AWK=${AWK:-awk}                # AWK=gawk, mawk, "busybox awk", original-awk: same bytes from each
@@ -25,6 +25,7 @@ what is made, for each domain (en, plays, fr, ...) and each split (train, val, t
   en_train.bin       its tokens, in the format of llm.c: 256 int32, then uint16 ids
   vocab.json merges.txt   a tokenizer trained on the train text of en and plays (files: of the first
                      domain); or those of MODEL, or MODEL's tokenizer.json if it has no others
+  en_choices.jsonl   multiple choice from en_test.txt, in HellaSwag's form; fr too [toy, multi30k]
 
 rules
   toy, multi30k      each line is a document, closed by <|endoftext|>. English is of two kinds: en
@@ -240,7 +241,7 @@ rule fr : {who} {vie} et {gout}. | {who}, qui {gout}, {vie}. | {who} {gout}, et 
 END
 }
 
-# ---------------------------------------------------------------- text rules
+# ---------------------------------------------------------------- text rules, multiple choice
 
 tidy() { run_awk '{ sub(/[ \t\r]+$/, "") } $0 != ""'; }   # no empty lines, no blanks at their ends
 shuffle() { # the lines in an order that is always the same; products stay below 2^53
@@ -264,6 +265,28 @@ split_text() { # UNIT PART TOTAL NEWLINE <text: its PART train or val; if PART i
     END { if (part == "count") print n + 0; else flush(to == part && !newline ? "" : "\n") }'
 }
 
+choices() { # DOMAIN: its test lines as multiple choice: a first half, and four second halves
+    # Four lines whose second halves have equally many words, and nearly as many bytes, share these,
+    # in an order drawn once: as each is right for one of the four, endings alone tell nothing. Left
+    # out: lines under 6 words, or with a half that an earlier one has, and those that make no four.
+    tr '\000-\011\013-\037\177' '[ *]' <"$made/$1_test.txt" | run_awk -v OFS='\t' '
+        NF >= 6 { first = $1; second = ""
+            for (i = 2; i <= NF / 2; i++) first = first " " $i
+            for (; i <= NF; i++) second = second " " $i
+            if (!seen[first]++ && !seen[second]++)
+                print NF - int(NF / 2), length(second), NR, first, second
+        }' | sort -k 1,1n -k 2,2n -k 3,3n | sed 's/["\\]/\\&/g' | run_awk -F '\t' -v s=20160520 '
+        $1 != words || n == 4 { words = $1; n = 0 }
+        { i = (s = s * 16807 % 2147483647) % (n + 1)     # its place; what was there goes last
+          first[n] = first[i]; second[n] = second[i]; first[i] = $4; second[i] = $5; n++ }
+        n == 4 {
+            all = second[0] "\", \"" second[1] "\", \"" second[2] "\", \"" second[3]
+            for (i = 0; i < 4; i++)
+                printf "{\"ctx\": \"%s\", \"endings\": [\"%s\"], \"label\": %d}\n", first[i], all, i
+        }' | shuffle >"$made/$1_choices.jsonl"
+    printf '  %-6s choices %7d lines\n' "$1" "$(wc -l <"$made/$1_choices.jsonl")" >>"$tmp/table"
+}
+
 # ---------------------------------------------------------------- from text to tokens
 
 open_target() { # makes $tmp, beside the target, or in it where it exists
@@ -277,7 +300,7 @@ open_target() { # makes $tmp, beside the target, or in it where it exists
 }
 
 tokenize() { # "DOMAIN..." DOMAIN...: trains on the first, encodes the others, moves all to $out
-    for file in "$made"/*_*.txt; do [ -s "$file" ] || die "${file##*/}: no text left for it"; done
+    for file in "$made"/*_*; do [ -s "$file" ] || die "${file##*/}: no text left for it"; done
     if [ -z "$model" ]; then
         for domain in $1; do cat "$made/${domain}_train.txt"; done |
             "$tokenizer" train -v "$size" ${lines:+--lines} -o "$made" - >"$tmp/log"
@@ -292,7 +315,7 @@ tokenize() { # "DOMAIN..." DOMAIN...: trains on the first, encodes the others, m
         "$tokenizer" encode -m "$made" ${lines:+--lines} -o "$file.bin" "$file.txt" >"$tmp/log"
         printf '  %-6s %-6s %8d lines %10d tokens\n' "$domain" "$split" \
             "$(run_awk 'END { print NR }' <"$file.txt")" $((($(wc -c <"$file.bin") - 1024) / 2))
-    done; done >"$tmp/table"
+    done; done >>"$tmp/table"
     for file in "$out"/*.bin; do      # of a domain that is not made now
         [ ! -f "$file" ] || [ -f "$made/${file##*/}" ] ||
             cmp -s "$out/vocab.json" "$made/vocab.json" ||
@@ -321,6 +344,7 @@ toy() {
         sed -n "$(($4 + 1)),$((2 * $4))p" <"$tmp/all" >"$made/$1_test.txt"
         sed "1,$((2 * $4))d" <"$tmp/all" >"$made/$1_train.txt"
     done
+    choices en; choices fr
     tokenize 'en plays' en plays fr
 }
 
@@ -346,6 +370,7 @@ multi30k() { # LANG
         tidy <"$tmp/train.$domain" | without "$made/${domain}"_*.txt | shuffle >"$tmp/train"
         mv "$tmp/train" "$made/${domain}_train.txt"
     done
+    choices en; choices "$1"
     tokenize 'en plays' en plays "$1"
 }
 
