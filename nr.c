@@ -57,7 +57,6 @@ gradients of weights, since each is used once in a step (the embedding twice: th
 adds); it adds to the gradient of the residual stream.
 */
 #define _POSIX_C_SOURCE 200809L
-#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -1468,17 +1467,15 @@ void list_load(Safetensors *s, StoredList list) {
     free(list.at);
 }
 
-// Reads tensors, and the ids of rows. They get memory only once the header, and so the file's size,
-// agrees.
-Tensors tensors_load(const Safetensors *s, int sets, const Dims *d, int *ids) {
+// Reads tensors, and the ids of rows, and closes the file. They get memory only once the header,
+// and so the file's size, agrees.
+Tensors tensors_load(Safetensors *s, int sets, const Dims *d, int *ids) {
     Tensors t = tensors_lay_out(NULL, sets, d);
     StoredList list = tensors_list(&t, d, ids);
     safetensors_find(s, &list);
-    t = tensors_allocate(sets, d);
-    real *at = t.memory;
-    for (Stored *x = list.at; at < t.memory + t.size; at += stored_size(x++)) x->data = at;
-    safetensors_read(s, &list);
     free(list.at);
+    t = tensors_allocate(sets, d);
+    list_load(s, tensors_list(&t, d, ids));
     return t;
 }
 
@@ -1492,9 +1489,11 @@ Model *model_load(const char *folder) {
     if ((size_t)m->tokenizer->size != m->dims.vocab)
         die("%s: \"vocab_size\" is %zu, but the tokenizer has %d tokens", path, m->dims.vocab,
             m->tokenizer->size);
+    if (access(weights, F_OK))
+        die("%s: not there (shards or a pytorch_model.bin are to be saved as this one file first)",
+            weights);
     Safetensors file = safetensors_open(weights);
     m->w = tensors_load(&file, SET_BACKBONE, &m->dims, NULL);
-    safetensors_close(&file);
     free(path), free(weights);
     m->wte = m->w.at[WTE];
     m->hash[0] = model_hash(m, 0);
@@ -1596,6 +1595,7 @@ int omp_get_max_threads(void) { return 1; }
 void omp_set_num_threads(int n) {
     if (n > 1) die("--threads %d: built without OpenMP", n);
 }
+void omp_set_max_active_levels(int n) { (void)n; }
 #endif
 
 // A `vec` is one register full of reals. The multiply keeps MR rows by NR vectors of sums in
@@ -2017,11 +2017,10 @@ void extension_load(Model *m, const char *path) {
             " (-x in the order of training)", path, upon, m->hash[m->n_extensions]);
     extension_complete(x, &m->dims);
     x->ids = allocate(x->dims.new_rows, sizeof(int));
-    x->w = tensors_load(&s, x->sets, &x->dims, x->ids);
+    x->w = tensors_load(&s, x->sets, &x->dims, x->ids);  // closes s
     for (size_t i = 0; i < x->dims.new_rows; i++)
         if (x->ids[i] < 0 || (size_t)x->ids[i] >= m->dims.vocab)
             die("%s: wte.ids has %d, beyond the vocabulary of %zu", path, x->ids[i], m->dims.vocab);
-    safetensors_close(&s);
     extension_attach(m, x);
 }
 
@@ -2037,36 +2036,47 @@ Model *model_of_settings(Settings *s) {
     return m;
 }
 
+// Makes the backbone that the settings describe.
+Model *model_of_sizes(const Settings *s, const TrainConfig *c) {
+    Tokenizer *tokenizer = tokenizer_load(s->data);
+    Dims d = {.layers = s->layers, .heads = s->heads, .channels = s->channels,
+              .positions = c->seq_len, .vocab = tokenizer->size};
+    dims_check("--heads, --channels, --layers", &d);
+    return model_new(&d, c, tokenizer);
+}
+
+// Loads the texts of a training: those to learn, of a list of domains, and those to keep.
+Loader loader_open(const Settings *s, const TrainConfig *c, const char *learnt,
+                   const Tokenizer *t) {
+    Loader loader = {.p = c->p, .q = c->q, .learn_all = c->replay_as == REPLAY_AS_TEXT,
+                     .random = random_stream(c->seed, FOR_LOADER)};
+    size_t least = c->seq_len + 1;
+    const char *old = c->p > 0 ? s->old : NULL;
+    Tokens texts[MAX_DOMAINS], *kept = loader.kept;
+    size_t n = domains_load(texts, s->data, learnt, "train", t, least);
+    loader.new = tokens_join(texts, n);
+    tokens_free(texts, n);
+    loader.n_old = n = domains_load(kept, s->data, old, "train", t, least);
+    loader.n_penalty_only = domains_load(kept + n, s->data, s->negatives, "train", t, least);
+    for (n += loader.n_penalty_only; n > 0; n--)
+        if (choice_index(learnt, ',', kept[n - 1].name) >= 0)
+            die("--new %s: is among the old domains or the negatives", learnt);
+    return loader;
+}
+
 // Trains what the settings say by a method and saves it at --out: a backbone's folder or, of the
 // model -i with -x, the folder or an extension's file. Returns the model, and the seconds it took.
 Model *teach(Settings *s, long method, double *seconds) {
     bool pretrain = method == BACKBONE, whole = methods[method].uses & SET_BACKBONE;
     Model *m = pretrain ? NULL : model_of_settings(s);
-    Tokenizer *tokenizer = pretrain ? tokenizer_load(s->data) : m->tokenizer;
     TrainConfig c = train_config(s, method);
-    const char *learnt = pretrain ? s->known : s->new, *old = c.p > 0 ? s->old : NULL;
-    size_t least = c.seq_len + 1;
-    Tokens texts[MAX_DOMAINS];
-    Loader loader = {.p = c.p, .q = c.q, .learn_all = c.replay_as == REPLAY_AS_TEXT,
-                     .random = random_stream(c.seed, FOR_LOADER)};
-    size_t n = domains_load(texts, s->data, learnt, "train", tokenizer, least);
-    loader.new = tokens_join(texts, n);
-    loader.n_old = domains_load(loader.kept, s->data, old, "train", tokenizer, least);
-    Tokens *penalty_only = loader.kept + loader.n_old;
-    loader.n_penalty_only = domains_load(penalty_only, s->data, s->negatives, "train", tokenizer,
-                                         least);
-    if (pretrain) {
-        Dims d = {.layers = s->layers, .heads = s->heads, .channels = s->channels,
-                  .positions = c.seq_len, .vocab = tokenizer->size};
-        dims_check("--heads, --channels, --layers", &d);
-        m = model_new(&d, &c, tokenizer);
-    } else if (m->n_extensions > (whole ? 0 : MAX_EXTENSIONS - 1))
+    if (pretrain) m = model_of_sizes(s, &c);
+    if (m->n_extensions > (whole ? 0 : MAX_EXTENSIONS - 1))
         die("--method %s: too many extensions (-x)", methods[method].name);
-    for (size_t i = 0; i < loader.n_old + loader.n_penalty_only; i++)
-        if (!pretrain && choice_index(s->new, ',', loader.kept[i].name) >= 0)
-            die("--new %s: is among the old domains or the negatives", s->new);
+    Loader loader = loader_open(s, &c, pretrain ? s->known : s->new, m->tokenizer);
     make_folders(s->out, whole);
     if (!s->quiet) print_settings(s, m);
+    Tokens *penalty_only = loader.kept + loader.n_old;
     bool *rows = allocate(m->dims.vocab, sizeof *rows);
     tokens_mark(rows, &loader.new, 1, true);
     tokens_mark(rows, penalty_only, loader.n_penalty_only, false);  // those keep their rows
@@ -2075,25 +2085,25 @@ Model *teach(Settings *s, long method, double *seconds) {
     if (!whole) c = extension_new(m, &c, rows)->config;
     else tokens_mark(m->unseen, &loader.new, 1, false);
 
-    char metadata[1024];
-    StateFile file = {join(s->out, "", ".state"), metadata, s->save_every, s->resume};
+    char metadata[1024], *out = join(s->out, "", "");
+    for (char *end = strchr(out, 0); end > out + 1 && end[-1] == '/';) *--end = 0;
+    StateFile file = {join(out, "", ".state"), metadata, s->save_every, s->resume};
+    char *weights = join(out, whole ? "/model.safetensors" : "", "");
     config_describe(metadata, &c, m, &loader);
-    char *weights = join(s->out, whole ? "/model.safetensors" : "", "");
     *seconds = 0;
     bool fresh = s->resume && access(file.path, F_OK);  // no state to go on from
     if (fresh && result_load(m, weights, metadata)) {
-        printf("%-9s is finished: %s\n", methods[method].name, s->out);
+        printf("%-9s is finished: %s\n", methods[method].name, out);
     } else if (fresh && !s->quiet) {
         die("%s: --resume, but no interrupted training is there", file.path);
     } else {
         *seconds = train(m, &c, &loader, &file);
-        if (whole) model_save(m, s->out, metadata);
-        else extension_save(m, s->out, metadata);
+        if (whole) model_save(m, out, metadata);
+        else extension_save(m, out, metadata);
     }
-    free(weights);
     remove(file.path);
-    tokens_free(loader.kept, loader.n_old + loader.n_penalty_only), tokens_free(texts, n);
-    free(loader.new.ids), free(file.path), free(rows);
+    tokens_free(loader.kept, loader.n_old + loader.n_penalty_only), free(loader.new.ids);
+    free(weights), free(file.path), free(out), free(rows);
     return m;
 }
 
@@ -2223,32 +2233,43 @@ void methods_check(const Settings *s) {
     settings_check(s, s->methods, uses);
 }
 
+// Loads the files that a run evaluates on, and says what they are to it. Those that it trains on
+// must be there, too.
+void results_open(Results *all, const Settings *s) {
+    Tokenizer *t = tokenizer_load(s->data);
+    char *domains = join(s->known, ",", s->new);
+    int n_old = 0;
+    all->split = s->split;
+    all->n_known = list_length(s->known);
+    all->n_files = domains_load(all->files, s->data, domains, "train", t, s->train.seq_len + 1);
+    tokens_free(all->files, all->n_files);
+    domains_load(all->files, s->data, domains, s->split, t, 2);
+    for (size_t i = 0; i < all->n_files; i++) {
+        bool is_old = i < all->n_known && choice_index(s->old, ',', all->files[i].name) >= 0;
+        all->role[i] = i >= all->n_known ? "new" : is_old ? "old" : "known";
+        n_old += is_old;
+    }
+    if (n_old < list_length(s->old)) die("--old %s: expected some of --known %s", s->old, s->known);
+    tokenizer_free(t), free(domains);
+}
+
 // The experiment: a backbone of the known domains, extended from the same weights with the same
 // data by each method, to one new domain or to several, where each is an old one to those behind
 // it.
 void command_run(Settings *s) {
     static Results all;
-    int n_old = 0, n_new = list_length(s->new);
-    size_t least = s->train.seq_len + 1;
+    int n_new = list_length(s->new);
     uint64_t hash = 0;  // of the backbone
     methods_check(s);
+    results_open(&all, s);
     if (!s->out) s->out = "out";
     s->quiet = true;
-    Tokenizer *tokenizer = tokenizer_load(s->data);
-    char *domains = join(s->known, ",", s->new), *csv = join(s->out, "/", "results.csv");
-    all.split = s->split;
-    all.n_known = list_length(s->known);
-    all.n_files = domains_load(all.files, s->data, domains, "train", tokenizer, least);
-    tokens_free(all.files, all.n_files);  // they are there
-    domains_load(all.files, s->data, domains, s->split, tokenizer, 2);
-    for (size_t i = 0; i < all.n_files; i++) {
-        bool is_old = i < all.n_known && choice_index(s->old, ',', all.files[i].name) >= 0;
-        all.role[i] = i >= all.n_known ? "new" : is_old ? "old" : "known";
-        n_old += is_old;
-    }
-    if (n_old < list_length(s->old)) die("--old %s: expected some of --known %s", s->old, s->known);
-    printf("nr run: seed %ld, threads: %d, data: %s\n\n", s->train.seed, omp_get_max_threads(),
+    make_folders(s->out, true);
+    char *csv = join(s->out, "/", "results.csv"), *before = folder_list(s->out, "");
+    printf("nr run: seed %ld, threads: %d, data: %s\n", s->train.seed, omp_get_max_threads(),
            s->data);
+    if (*before) printf("%s: has %s; what this run makes replaces its like\n", s->out, before);
+    printf("\n");
     for (long method = BACKBONE; method < METHODS; method++) {
         Settings own = *s;
         bool whole = methods[method].uses & SET_BACKBONE;
@@ -2281,7 +2302,7 @@ void command_run(Settings *s) {
     results_print(&all);
     printf("in nats a token; change: since the domain was learnt, before since the backbone\n\n"
            "%s written\n", csv);
-    tokens_free(all.files, all.n_files), tokenizer_free(tokenizer), free(domains), free(csv);
+    tokens_free(all.files, all.n_files), free(csv), free(before);
 }
 
 // Trains a backbone, or extends a model by one method.
@@ -2447,6 +2468,7 @@ int main(int argc, char **argv) {
         prompt = join(shorter = prompt, *prompt ? " " : "", words[i]);
     s.prompt = prompt;
     if (s.threads) omp_set_num_threads(s.threads);
+    omp_set_max_active_levels(1);  // threads inside threads would each have a scratch of their own
     if (count < 0) print_help(named ? c : -1);
     else commands[c].run(&s);
     free(prompt);

@@ -1117,7 +1117,7 @@ void test_files(void) {
         begin("files come back bit for bit: %s", ways[k / 2]);
         const char *path = path_of("saved"), *name = path_of("saved.safetensors");
         input_count = 0;  // they were read, and are written anew
-        make_folders(path, true);
+        make_folder(path);
         Model *m = random_model((Dims){.layers = 2, .heads = 3, .channels = 6, .positions = 8});
         size_t V = m->dims.vocab;
         if (!rows) memset(m->unseen, false, V);
@@ -1338,6 +1338,12 @@ const Command made[] = {
      "replay.safetensors written"},
     {"$eval -i tuned", "bits/byte"},
     {"$run -o run $tiny --steps 5 >table && cat run/results.csv", "\nneutral,1,1,fr,new,"},
+    {"$run -o run $tiny --steps 5 --methods naive",
+     "run: has adapter.safetensors, backbone, finetune,"},
+    {"$pretrain --layers 1 --channels 256 --context 32 --pretrain-steps 1 -o wide >table &&"
+     " OMP_DISPLAY_AFFINITY=true OMP_AFFINITY_FORMAT='level %L' OMP_MAX_ACTIVE_LEVELS=4"
+     " OMP_NUM_THREADS=3 nr extend -i wide --data data --method replay --replay 99 --steps 1"
+     " -o x.safetensors 2>&1 >table | grep 'level 2' | wc -l", "0\n"},
     {"$run -o chain $tiny --steps 5 --new fr,de --methods finetune,lora,neutral >table &&"
      " cat chain/results.csv", "\nneutral,1,2,de,new,"},
     {"$eval -i chain/backbone -x chain/neutral-fr.safetensors -x chain/neutral-de.safetensors",
@@ -1419,6 +1425,10 @@ const Command refused[] = {
     {"$extend -o out --method naive -x neutral.safetensors",
      "--method naive: too many extensions"},
     {"$extend -o kept/out", "kept: is a file, not a folder"},
+    {"rm -rf broken; $pretrain --layers 1 --channels 8 --pretrain-steps 9999 -o broken >brokens"
+     " 2>&1 &\n while kill -0 $! && ! grep -q trains brokens; do :; done\n"
+     " $pretrain $tiny -o broken/; s=$?; kill $!; wait; exit $s",
+     "broken/: another process is writing there"},
     {"$pretrain -o kept/out", "kept: is a file, not a folder"},
     {"nr gates -i model -x neutral.safetensors", "gates: expected a text"},
     {"nr gates -i model 'the dog'", "gates: expected a text and, with -x, an extension that has"},
@@ -1504,6 +1514,8 @@ const Command refused[] = {
     {"edit model.safetensors "
      "'s/\\(f.weight.*s\":\\)\\(\\[[0-9,]*\\]\\)\\(.*f.bias.*s\":\\)\\[[0-9,]*\\]/\\1\\2\\3\\2/'",
      "share bytes"},
+    {"rm -rf broken; cp -r model broken; mv broken/model.safetensors broken/pytorch_model.bin;"
+     " $eval -i broken", "broken/model.safetensors: not there (shards or a pytorch_model.bin"},
     {"edit config.json '1s/{/(/'", "config.json: JSON: expected a value at byte 0, found '('"},
     {"edit config.json 's/\"gelu_new\"/\"\\\\q\"/'", "config.json: JSON: expected an escape"},
     {"edit config.json 's/\"gelu_new\"/\"relu\"/'",
@@ -1579,8 +1591,8 @@ void test_resume(void) {
               OPENMP ? 2 + i % 2 : 1, name, name);
         shell(0, ".state: saved under other settings: seed 1, and now 9",
               "! %s -o part/%s --resume --seed 9 2>&1", command, name);
-        shell(0, "goes on from step", "%s -o part/%s --threads %d --resume", command, name,
-              OPENMP ? 7 : 1);
+        shell(0, "goes on from step", "%s -o part/%s%s --threads %d --resume", command, name,
+              strchr(name, '.') ? "" : "//", OPENMP ? 7 : 1);
     }
     shell(0, "", "diff -r whole part");
 }

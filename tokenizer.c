@@ -27,6 +27,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -36,6 +37,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -159,7 +161,8 @@ void make_folder(const char *path) {
 
 // Makes the folders on the way to a file or, if `whole`, to a folder, and that too. Dies before the
 // work, not after it, if one cannot be made, if the last cannot be written to, if a file's name is
-// taken by a folder, or if the output is also an input.
+// taken by a folder, or if the output is also an input. A folder is locked while the process lives:
+// two that wrote its files in turn would leave some of each.
 void make_folders(const char *path, int whole) {
     struct stat status;
     if (!whole && stat(path, &status) == 0 && !S_ISREG(status.st_mode)) {
@@ -171,6 +174,8 @@ void make_folders(const char *path, int whole) {
     for (char *c = target + 1; *c; c++)
         if (*c == '/') *c = 0, make_folder(target), *c = '/';
     if (access(folder, W_OK)) die("%s: cannot be written: %s", folder, strerror(errno));
+    if (whole && flock(open(folder, O_RDONLY), LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+        die("%s: another process is writing there", folder);
     free(target), free(folder);
 }
 
@@ -1314,19 +1319,27 @@ Tokens tokens_load(const char *path, const Tokenizer *t, size_t least) {
     return tokens;
 }
 
-// Says that the file of a domain is not there, and which domains are.
-_Noreturn void die_without(const char *path, const char *folder, const char *split) {
+// Returns what is in a folder and has this ending, without it, separated by commas, to be freed.
+char *folder_list(const char *folder, const char *ending) {
     struct dirent **entries;
-    char *ending = join("_", split, ".bin"), *names = join("", "", "");
+    char *names = join("", "", "");
     int count = scandir(folder, &entries, NULL, alphasort);
-    for (int i = 0; i < count; i++) {
-        char *name = entries[i]->d_name, *end = strstr(name, ending);
-        if (!end || strcmp(end, ending)) continue;
-        *end = 0;
+    for (int i = 0; i < count; free(entries[i++])) {
+        char *name = entries[i]->d_name;
+        size_t length = strlen(name), cut = strlen(ending);
+        if (*name == '.' || length < cut || strcmp(name + length - cut, ending)) continue;
+        name[length - cut] = 0;
         char *longer = join(names, *names ? ", " : "", name);
         free(names);
         names = longer;
     }
+    if (count >= 0) free(entries);
+    return names;
+}
+
+// Says that the file of a domain is not there, and which domains are.
+_Noreturn void die_without(const char *path, const char *folder, const char *split) {
+    char *ending = join("_", split, ".bin"), *names = folder_list(folder, ending);
     free(ending);
     die("%s: not there; %s has %s for %s", path, folder, *names ? names : "nothing", split);
 }
