@@ -762,8 +762,9 @@ void block_linear_backward(const Model *m, const Activations *a, const Tensors *
     }
 }
 
-// Brings the embedding in use up to date with every extension's new rows.
+// Makes the embedding in use anew: the backbone's, with every extension's new rows.
 void embedding_derive(const Model *m) {
+    if (m->wte != m->w.at[WTE]) memcpy(m->wte, m->w.at[WTE], m->w.layer_size[WTE] * sizeof(real));
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *x = m->extension[e];
         new_rows_forward(m->wte, x->w.at[NEW_ROWS], x->ids, x->dims.new_rows, m->dims.channels);
@@ -1104,23 +1105,11 @@ double train(Model *m, const TrainConfig *c, Loader *loader, const StateFile *fi
 // often they are exactly 0, in the mean over tokens and layers.
 typedef struct { double loss, bpb, gate, closed; size_t tokens, bytes; } Score;
 
-// Adds to the score what the gates do on the first n rows of a pass.
-void gates_add(Score *s, const Model *m, const Activations *a, size_t n) {
-    double terms = (double)m->dims.layers * s->tokens;
-    const Extension *x = last_extension(m);
-    for (size_t l = 0; l < m->dims.layers && x && x->sets & SET_ADAPTER; l++) {
-        const real *gate = residue_at(m, a, m->n_extensions - 1, l).gate;
-        for (size_t t = 0; t < n; t++) {
-            s->gate += gate[t] / terms;
-            s->closed += (gate[t] == 0) / terms;
-        }
-    }
-}
-
 // Scores a whole file, in windows of T predictions. When interrupted, ends the program.
 Score evaluate(const Model *m, const Tokens *file, size_t T) {
     size_t rows = T < 1024 ? 1024 / T * T : T;
     size_t count = file->count - 1;  // every token but the first is predicted
+    const Extension *x = last_extension(m);
     Activations a = activations_new(m, rows / T, T, rows, false);
     int *tokens = allocate(rows + 1, sizeof(int));  // the targets begin at the second
     Score s = {.tokens = count};
@@ -1136,13 +1125,16 @@ Score evaluate(const Model *m, const Tokens *file, size_t T) {
             s.bytes += length;
             s.loss += a.own.at[A_LOSSES][i];
         }
-        gates_add(&s, m, &a, n);
+        for (size_t l = 0; l < m->dims.layers && x && x->sets & SET_ADAPTER; l++) {
+            const real *gate = residue_at(m, &a, m->n_extensions - 1, l).gate;
+            for (size_t i = 0; i < n; i++) s.gate += gate[i], s.closed += gate[i] == 0;
+        }
         if (now() - start > 2)
             progress("eval", first / rows + 1, (count - 1) / rows + 1, file->name, start, rows);
         if (interrupted) end_interrupted("evaluation", "start it again");
     }
     s.bpb = s.loss / 0.6931471805599453 / s.bytes;
-    s.loss /= count;
+    s.loss /= count, s.gate /= count * m->dims.layers, s.closed /= count * m->dims.layers;
     free(a.memory);
     free(tokens);
     return s;
@@ -1207,13 +1199,11 @@ int sampler_next(Sampler *s) {
 // with random numbers of its own, so that it writes the same on any number of threads.
 Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
     size_t T = m->dims.positions, pieces = (c->replay + T - 1) / T, done = 0, n = m->n_extensions;
-    size_t size = m->w.layer_size[WTE] * sizeof(real);
     int end = m->tokenizer->size - 1;
     Tokens text = {.name = "replay", .count = pieces * T + 1};
     text.ids = allocate(text.count, sizeof *text.ids);
     text.ids[pieces * T] = end;
     double start = now();
-    if (m->wte != m->w.at[WTE]) memcpy(m->wte, m->w.at[WTE], size);
     m->n_extensions = age;
     embedding_derive(m);
     #pragma omp parallel for schedule(dynamic)
@@ -1351,7 +1341,7 @@ void extension_complete(Extension *x, const Dims *d) {
 
 // Plugs x in; from then on it is m's.
 void extension_attach(Model *m, Extension *x) {
-    size_t V = m->dims.vocab, size = m->w.layer_size[WTE] * sizeof(real);
+    size_t V = m->dims.vocab;
     if (m->n_extensions == MAX_EXTENSIONS)
         die("at most %d extensions on one model", MAX_EXTENSIONS);
     m->extension[m->n_extensions++] = x;
@@ -1361,7 +1351,7 @@ void extension_attach(Model *m, Extension *x) {
     for (size_t i = 0; i < x->dims.new_rows; i++)
         m->unseen[x->ids[i]] = false, x->row_of[x->ids[i]] = i;
     if (x->dims.new_rows && m->wte == m->w.at[WTE])
-        m->wte = memcpy(allocate(size, 1), m->wte, size);
+        m->wte = allocate(m->w.layer_size[WTE], sizeof(real));
     embedding_derive(m);
 }
 
@@ -1609,11 +1599,8 @@ enum { VECTOR_BYTES = 16, MR = 8, NR = 3 };   // 24 sums in 32 registers
 #else
 enum { VECTOR_BYTES = 16, MR = 6, NR = 2 };   // SSE2 and anything else: 12 sums in 16 registers
 #endif
-typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 enum { LANES = VECTOR_BYTES / sizeof(real) };
-
-static inline vec load(const real *x) { vec v; memcpy(&v, x, sizeof v); return v; }
-static inline void store(real *x, vec v) { memcpy(x, &v, sizeof v); }
 
 // In a form that compilers vectorise (libm's expf is a call for each value). In float: e^x = 2^n
 // e^r with n the integer nearest to x / ln 2. Adding 1.5 * 2^23 rounds to it, and leaves it in the
@@ -1744,14 +1731,14 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
     for (size_t k = 0; k < K; k++, a.at += a.col, b += PANEL)
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < NR; j++)
-                sum[i][j] += a.at[i * a.row] * load(b + j * LANES);
+                sum[i][j] += a.at[i * a.row] * ((const vec *)b)[j];
     if (height == MR && width == PANEL) {
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < NR; j++) {
                 size_t at = i * c_row + j * LANES;
-                if (add) sum[i][j] += load(add + at);
-                if (bias) sum[i][j] += load(bias + j * LANES);
-                store(c + at, sum[i][j]);
+                if (add) sum[i][j] += *(const vec *)(add + at);
+                if (bias) sum[i][j] += ((const vec *)bias)[j];
+                *(vec *)(c + at) = sum[i][j];
             }
         return;
     }
@@ -1778,16 +1765,17 @@ void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *b
             for (size_t j = j0; j < j1; j++) c[j] += dot(K, a.at, b.at + j * b.col);
             continue;
         }
-        size_t k = 0;
-        for (; k + 4 <= K; k += 4) {  // four rows of B: memory is fastest in several streams
-            const real *x = a.at + k * a.col, *w = b.at + k * b.row;
-            real x0 = x[0], x1 = x[a.col], x2 = x[2 * a.col], x3 = x[3 * a.col];
-            const real *w1 = w + b.row, *w2 = w1 + b.row, *w3 = w2 + b.row;
+        for (size_t k0 = 0; k0 < K; k0 += 4) {  // memory is fastest in several streams: four rows
+            real x[4];                          // of B, at the end the last one again, by 0
+            const real *w[4];
+            for (size_t i = 0; i < 4; i++) {
+                size_t k = min_size(k0 + i, K - 1);
+                x[i] = k0 + i < K ? a.at[k * a.col] : 0;
+                w[i] = b.at + k * b.row;
+            }
             for (size_t j = j0; j < j1; j++)
-                c[j] += x0 * w[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j];
+                c[j] += x[0] * w[0][j] + x[1] * w[1][j] + x[2] * w[2][j] + x[3] * w[3][j];
         }
-        for (; k < K; k++)
-            for (size_t j = j0; j < j1; j++) c[j] += a.at[k * a.col] * b.at[k * b.row + j];
     }
 }
 
@@ -1846,7 +1834,7 @@ enum { BOTH = RUN | EXTEND, TRAIN = BOTH | PRETRAIN, LOAD = EXTEND | EVAL | SAMP
 typedef struct {
     TrainConfig train;
     const char *data, *known, *old, *new, *negatives, *domains, *split, *in, *out, *csv, *prompt;
-    const char *methods, *extensions[MAX_EXTENSIONS];
+    const char *methods, *extensions[MAX_EXTENSIONS], *choices[MAX_DOMAINS + 1];
     long layers, heads, channels, pretrain_steps, count, threads, save_every, resume;
     double pretrain_lr, temperature;
     uint64_t given;  // a bit for each setting of the table below
@@ -1883,6 +1871,8 @@ const Setting settings[] = {
     {S_TEXT(new), BOTH, "domain to learn (run: or several, one by one)"},
     {S_TEXT(negatives), EXTEND + OF * SET_GATE, "domains only the local loss sees"},
     {S_TEXT(domains), EVAL, "domains to evaluate on"},
+    {"choices", 0, TEXTS, AT(choices), 0, MAX_DOMAINS, NULL, EVAL,
+     "instead: multiple-choice items, JSON lines (several: again)"},
     {S_TEXT(split), RUN | EVAL, "the files to evaluate on, val or test"},
     {"in", 'i', TEXT, AT(in), 0, 0, NULL, LOAD, "the model, a folder as on the Hugging Face hub"},
     {"extension", 'x', TEXTS, AT(extensions), 0, MAX_EXTENSIONS, NULL, LOAD,
@@ -1993,9 +1983,9 @@ _Noreturn void end_interrupted(const char *what, const char *how_to_go_on) {
 // Printed first by every command that computes for long.
 void print_settings(const Settings *s, const Model *m) {
     const Dims *d = &m->dims;
-    printf("nr: seed %ld, threads: %d\nmodel: %zu layers, %zu heads, %zu channels, context %zu, "
-           "vocabulary %zu: %.3fM parameters\n", s->train.seed, omp_get_max_threads(),
-           d->layers, d->heads, d->channels, d->positions, d->vocab, 1e-6 * m->w.size);
+    printf("nr: seed %ld, threads: %d, data: %s\nmodel: %zu layers, %zu heads, %zu channels, "
+           "context %zu, vocabulary %zu: %.3fM parameters\n", s->train.seed, omp_get_max_threads(),
+           s->data, d->layers, d->heads, d->channels, d->positions, d->vocab, 1e-6 * m->w.size);
 }
 
 // Loads an extension and plugs it in. Dies unless it was trained upon m as it is, or as it was with
@@ -2075,7 +2065,7 @@ Model *teach(Settings *s, long method, double *seconds) {
         die("--method %s: too many extensions (-x)", methods[method].name);
     Loader loader = loader_open(s, &c, pretrain ? s->known : s->new, m->tokenizer);
     make_folders(s->out, whole);
-    if (!s->quiet) print_settings(s, m);
+    if (!s->quiet || pretrain) print_settings(s, m);
     Tokens *penalty_only = loader.kept + loader.n_old;
     bool *rows = allocate(m->dims.vocab, sizeof *rows);
     tokens_mark(rows, &loader.new, 1, true);
@@ -2266,10 +2256,7 @@ void command_run(Settings *s) {
     s->quiet = true;
     make_folders(s->out, true);
     char *csv = join(s->out, "/", "results.csv"), *before = folder_list(s->out, "");
-    printf("nr run: seed %ld, threads: %d, data: %s\n", s->train.seed, omp_get_max_threads(),
-           s->data);
     if (*before) printf("%s: has %s; what this run makes replaces its like\n", s->out, before);
-    printf("\n");
     for (long method = BACKBONE; method < METHODS; method++) {
         Settings own = *s;
         bool whole = methods[method].uses & SET_BACKBONE;
@@ -2320,6 +2307,55 @@ void command_extend(Settings *s) {
     command_train(s, s->train.method);
 }
 
+// Answers a multiple-choice item as lm-evaluation-harness does: by the ending that is likeliest
+// after the context, in all (acc) or for each of its characters (acc_norm), and says which of the
+// two is right. a is for one sequence, and tokens (its positions + 1) are those that it has run:
+// what begins alike, as the endings of an item do, is run once.
+void item_answer(const Model *m, const Item *item, Activations *a, int *tokens, bool right[2]) {
+    double least[2] = {INFINITY, INFINITY};
+    for (size_t k = 0, start = 0; k < item->endings; k++, start = 0) {
+        size_t count = item->count[k], n = count - item->context;
+        while (start + 1 < item->context && item->ids[k][start] == tokens[start]) start++;
+        memcpy(tokens, item->ids[k], count * sizeof *tokens);
+        a->n_logits = n;
+        model_forward(m, a, tokens + start, 1, count - 1, start);
+        crossentropy_forward(a->own.at[A_LOSSES], a->own.at[A_LOGITS], tokens + item->context, n,
+                             m->dims.vocab);
+        double loss = total(n, a->own.at[A_LOSSES]), losses[] = {loss, loss / item->characters[k]};
+        for (int i = 0; i < 2; i++)
+            if (losses[i] < least[i]) least[i] = losses[i], right[i] = k == item->label;
+        free(item->ids[k]);
+    }
+}
+
+// Answers the items of files. Prints the share of right answers, and what it would be by chance.
+void eval_choices(const Settings *s, const Model *m) {
+    size_t P = m->dims.positions, count;
+    Activations a = activations_new(m, 1, P, P, false);
+    int *tokens = memset(allocate(P + 1, sizeof *tokens), -1, P * sizeof *tokens);
+    FILE *csv = s->csv ? output_open(s->csv) : NULL;
+    if (csv) fprintf(csv, "file,items,acc,acc_norm,chance\n");
+    printf("\n   items     acc  acc_norm   chance\n");
+    for (const char *const *path = s->choices; *path; path++) {
+        Item *items = items_load(*path, m->tokenizer, P, &count);
+        double start = now(), acc = 0, acc_norm = 0, chance = 0;
+        for (size_t i = 0; i < count; i++) {
+            bool right[2];
+            item_answer(m, &items[i], &a, tokens, right);
+            acc += right[0] / (double)count;
+            acc_norm += right[1] / (double)count;
+            chance += 1. / items[i].endings / count;
+            if (now() - start > 2) progress("choices", i + 1, count, *path, start, P);
+            if (interrupted) end_interrupted("evaluation", "start it again");
+        }
+        printf("%8zu %7.4f %9.4f %8.4f  %s\n", count, acc, acc_norm, chance, *path);
+        if (csv) fprintf(csv, "%s,%zu,%f,%f,%f\n", *path, count, acc, acc_norm, chance);
+        free(items);
+    }
+    if (csv) output_close(csv);
+    free(a.memory), free(tokens);
+}
+
 // Prints how well whole files are predicted, and how far the gates open on them.
 void command_eval(Settings *s) {
     static Results all;
@@ -2327,6 +2363,11 @@ void command_eval(Settings *s) {
     const Extension *x = last_extension(m);
     TrainConfig c = x ? x->config : train_config(s, BACKBONE);
     bool gated = x && x->sets & SET_GATE;
+    if (*s->choices) {
+        eval_choices(s, m);
+        model_free(m);
+        return;
+    }
     c.seq_len = s->train.seq_len;
     all.split = s->split;
     all.n_files = all.n_known = domains_load(all.files, s->data, s->domains, s->split,
@@ -2365,34 +2406,28 @@ void command_sample(Settings *s) {
     model_free(m);
 }
 
-// Shows on a text where the gates of the last extension open, in the mean over the layers: a line
-// for each token, or for those that share a character.
+// Shows on a text where the gates of the last extension open: a line for each token, with the mean
+// over the layers. (Of a character that is several tokens dots are shown.)
 void command_gates(Settings *s) {
     Model *m = model_of_settings(s);
     const Extension *x = last_extension(m);
-    size_t count, L = m->dims.layers;
+    size_t count, length, L = m->dims.layers;
     int *tokens = tokenizer_encode(m->tokenizer, s->prompt, strlen(s->prompt), &count);
-    if (!x || !(x->sets & SET_GATE) || !count)
-        die("gates: expected a text and, with -x, an extension that has gates");
-    if (count > m->dims.positions)
-        die("the text has %zu tokens, the model's context %zu", count, m->dims.positions);
+    if (!x || !(x->sets & SET_GATE) || !count || count > m->dims.positions)
+        die("gates: expected -x FILE that has gates, and a text of 1 to %zu tokens, here %zu",
+            m->dims.positions, count);
     Activations a = activations_new(m, 1, count, 1, false);
     model_forward(m, &a, tokens, 1, count, 0);
-    const char *from = s->prompt, *to = from;
-    double sum = 0, terms = 0;
-    for (size_t t = 0, length; t < count; t++) {
-        tokenizer_bytes(m->tokenizer, tokens[t], &length);
-        to += length;
-        for (size_t l = 0; l < L; l++, terms++)
-            sum += residue_at(m, &a, m->n_extensions - 1, l).gate[t];
-        if ((*to & 0xc0) == 0x80) continue;  // inside a character
-        printf("%6.3f %-20.*s ", sum / terms, (int)(10 * sum / terms), "####################");
-        print_visible(from, to - from);
+    for (size_t t = 0; t < count; t++) {
+        double mean = 0;
+        const char *bytes = tokenizer_bytes(m->tokenizer, tokens[t], &length);
+        for (size_t l = 0; l < L; l++)
+            mean += residue_at(m, &a, m->n_extensions - 1, l).gate[t] / L;
+        printf("%6.3f %-20.*s ", mean, (int)(10 * mean), "####################");
+        print_visible(bytes, length);
         printf("\n");
-        from = to, sum = 0, terms = 0;
     }
-    free(a.memory);
-    free(tokens);
+    free(a.memory), free(tokens);
     model_free(m);
 }
 

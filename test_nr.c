@@ -151,6 +151,9 @@ const char prelude[] =
     "extend='nr extend -i model --data data --batch 2'\n"
     "eval='nr eval --data data --domains en,fr --csv kept'\n"
     "sample='nr sample -i model -x neutral.safetensors -n 60'\n"
+    // JSON: the third of three items
+    "items() { { cat items; echo \"$*\"; } >broken.items; $eval -i model $broken_items; }\n"
+    "broken_items='--choices broken.items'\n"
     "broken='nr pretrain --data data --known broken --context 16 -o out'\n"
     "bent=\"$eval -i model -x broken.safetensors\"\n"
     // SCRIPT NAME: broken.safetensors is that extension, edited by sed
@@ -1271,6 +1274,44 @@ void test_evaluate(void) {
     model_free(m);
 }
 
+// Items of random tokens, whose endings and their order in the cache are random too, against every
+// ending run by itself from the start.
+void test_choices(void) {
+    enum { P = 16, ITEMS = 60 };
+    Model *m = random_model((Dims){.layers = 2, .heads = 2, .channels = 6, .positions = P});
+    plug(m, false, "--hidden=7 --gate-input=prefix");
+    Activations a = activations_new(m, 1, P, P, false), b = activations_new(m, 1, P, P, false);
+    int tokens[P + 1] = {-1}, context[P], V = m->dims.vocab;
+    begin("multiple choice");
+    for (size_t i = 0; i < ITEMS; i++) {
+        Item item = {.endings = 2 + i % 3, .context = 1 + i % 5, .label = i % 2};
+        double least[2] = {INFINITY, INFINITY};
+        size_t best[2] = {0};
+        bool right[2];
+        if (i % 5 == 0) draw_tokens(context, P, V);  // the next ones begin alike
+        for (size_t k = 0; k < item.endings; k++) {
+            size_t n = item.count[k] = item.context + 1 + random_bits(&dice) % 7;
+            int *ids = item.ids[k] = allocate(P, sizeof *ids);
+            draw_tokens(ids, P, V);
+            memcpy(ids, context, item.context * sizeof *ids);
+            item.characters[k] = 1 + random_bits(&dice) % 9;
+            b.n_logits = n - 1;
+            model_forward(m, &b, ids, 1, n - 1, 0);
+            crossentropy_forward(b.own.at[A_LOSSES], b.own.at[A_LOGITS], ids + 1, n - 1, V);
+            double sum = 0;
+            for (size_t t = item.context; t < n; t++) sum += b.own.at[A_LOSSES][t - 1];
+            if (sum < least[0]) least[0] = sum, best[0] = k;
+            if (sum / item.characters[k] < least[1])
+                least[1] = sum / item.characters[k], best[1] = k;
+        }
+        item_answer(m, &item, &a, tokens, right);
+        for (int k = 0; k < 2; k++)
+            expect(right[k] == (best[k] == item.label), "item %zu: the answer is %zu", i, best[k]);
+    }
+    free(a.memory), free(b.memory);
+    model_free(m);
+}
+
 // A step of training, then a token decoded, of a model large enough for everything that threads
 // divide. Returns a hash of the weights, the gradients, the losses and the logits.
 uint32_t hash_of_step(const char *options) {
@@ -1337,6 +1378,11 @@ const Command made[] = {
     {"$extend --steps 5 --method replay --replay 50 -o replay.safetensors",
      "replay.safetensors written"},
     {"$eval -i tuned", "bits/byte"},
+    {"printf '%s\n' '{\"ctx\": \"the dog\", \"endings\": [\" ran\", \" s\\u00e9\"], \"label\": 1}'"
+     " '{\"query\": \"a cat \", \"label\": 0, \"choices\": [\"x\", \"y\", \"z\", \"w\"]}' >items &&"
+     " $eval -i model -x prefix.safetensors --choices items --choices items && cat kept",
+     "\nitems,2,"},
+    {"cat kept", ",0.375000\nitems,2,"},
     {"$run -o run $tiny --steps 5 >table && cat run/results.csv", "\nneutral,1,1,fr,new,"},
     {"$run -o run $tiny --steps 5 --methods naive",
      "run: has adapter.safetensors, backbone, finetune,"},
@@ -1431,10 +1477,10 @@ const Command refused[] = {
      "broken/: another process is writing there"},
     {"$pretrain -o kept/out", "kept: is a file, not a folder"},
     {"nr gates -i model -x neutral.safetensors", "gates: expected a text"},
-    {"nr gates -i model 'the dog'", "gates: expected a text and, with -x, an extension that has"},
-    {"nr gates -i model -x adapter.safetensors 'the dog'", "an extension that has gates"},
+    {"nr gates -i model 'the dog'", "gates: expected -x FILE that has gates, and a"},
+    {"nr gates -i model -x adapter.safetensors 'the dog'", "-x FILE that has gates, and a text"},
     {"nr gates -i model -x neutral.safetensors $(seq 20)",
-     "the model's context 16"},
+     "a text of 1 to 16 tokens, here 20"},
     {"tokenizer train -v 5 -o out en.txt", "--vocab 5: expected a whole number from 257 to 65535"},
     {"tokenizer train -v 300 en.txt", "train: expected --output and --vocab"},
     {"tokenizer encode -m", "-m: a value is missing"},
@@ -1463,6 +1509,19 @@ const Command refused[] = {
      "expected at least 17"},
     {"tokenizer decode -m data line.txt", "line.txt: 9 bytes, expected a file of tokens"},
     {"tokenizer decode -m numbers data/en_train.bin", "en_train.bin: made with another tokenizer"},
+    // items
+    {"items '{\"endings\": [\"a\"], \"label\": 0}'", "broken.items: line 3: expected \"ctx\" (or"},
+    {"items '{\"ctx\": \"a\", \"label\": 0}'",
+     "broken.items: line 3: expected \"ctx\" (or \"query\"), a text, and"},
+    {"items '{\"ctx\": \"a\", \"endings\": [], \"label\": 0}'", "that counts the 0 endings"},
+    {"items '{\"ctx\": \"a\", \"endings\": [\"b\"], \"label\": 1}'",
+     "that counts the 1 endings from 0"},
+    {"items '{\"ctx\": \"a\", \"endings\": [\"b\", 7], \"label\": 0}'",
+     "ending 1: expected a text"},
+    {"items '{\"ctx\": \"a\", \"endings\": [\"'$(seq 20)'\"], \"label\": 0}'",
+     "expected at most 16"},
+    {"items the dog", "broken.items: line 3: JSON: expected a value at byte 0"},
+    {": >broken.items; $eval -i model $broken_items", "broken.items: is empty, expected items"},
     // extensions
     {"$eval -i other -x neutral.safetensors",
      "neutral.safetensors: trained upon a model with hash"},
@@ -1621,6 +1680,7 @@ int main(int argc, char **argv) {
     test_cache();
     test_sampling();
     test_evaluate();
+    test_choices();
     if (!DOUBLE) test_programs(), test_resume();
     if (OPENMP) test_threads();
     begin(NULL);

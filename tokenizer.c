@@ -16,10 +16,10 @@
 //     ./tokenizer decode -m FOLDER tokens.bin
 //
 // It is a program, and it is the part of nr that nr.c includes: with TOKENIZER_LIBRARY defined,
-// training and main() are left out, and safetensors comes in. The rooms, in order: utilities
-// (errors, memory, files), the map and the heap, characters, JSON, words, the vocabulary, encoding,
-// the vocabulary's files, files of tokens, safetensors; and for the program alone training, the
-// command line.
+// training and main() are left out, and multiple-choice items and safetensors come in. The rooms,
+// in order: utilities (errors, memory, files), settings, the map, characters, JSON, words, the
+// vocabulary, encoding, the vocabulary's files, files of tokens, items, safetensors; and for the
+// program alone training, the command line.
 
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
@@ -450,8 +450,7 @@ int settings_read(void *base, const Setting *table, int count, uint64_t *given, 
 
 // -------------------------------------------------------------------------------------------------
 // The map gives byte strings numbers: 0, 1, 2, in the order in which they first come. Tokens,
-// merges, the words of a text and the pairs in them are all kept in maps. The heap gives whatever
-// is next.
+// merges, the words of a text and the pairs in them are all kept in maps.
 
 typedef struct {
     int count;           // number of keys
@@ -521,42 +520,6 @@ void map_free(Map *map) {
     free(map->bytes);
     free(map->start);
     free(map->slots);
-}
-
-typedef struct { uint64_t order, item; } Entry; // what comes first, and among equals
-
-// Entry i is to leave before 2i + 1 and 2i + 2.
-typedef struct { Entry *entries; size_t count, capacity; } Heap;
-
-// Is entry a to leave the heap before b?
-int entry_before(Entry a, Entry b) {
-    return a.order < b.order || (a.order == b.order && a.item < b.item);
-}
-
-// Adds an entry: from the last place it climbs past every parent that it should leave before.
-void heap_push(Heap *heap, uint64_t order, uint64_t item) {
-    Entry entry = {order, item};
-    heap->entries = grow(heap->entries, &heap->capacity, heap->count + 1, sizeof(Entry));
-    size_t i = heap->count++;
-    for (; i > 0 && entry_before(entry, heap->entries[(i - 1) / 2]); i = (i - 1) / 2)
-        heap->entries[i] = heap->entries[(i - 1) / 2];
-    heap->entries[i] = entry;
-}
-
-// Removes and returns the first entry of a heap that is not empty. The last one sinks from there to
-// where it belongs.
-Entry heap_pop(Heap *heap) {
-    Entry first = heap->entries[0], last = heap->entries[--heap->count];
-    size_t i = 0, child;
-    while ((child = 2 * i + 1) < heap->count) {
-        if (child + 1 < heap->count && entry_before(heap->entries[child + 1], heap->entries[child]))
-            child++;
-        if (!entry_before(heap->entries[child], last)) break;
-        heap->entries[i] = heap->entries[child];
-        i = child;
-    }
-    heap->entries[i] = last;
-    return first;
 }
 
 // -------------------------------------------------------------------------------------------------
@@ -1011,53 +974,33 @@ uint32_t tokenizer_hash(const Tokenizer *t) {
 // -------------------------------------------------------------------------------------------------
 // Encoding: text to ids.
 
-enum { NONE = -1 };
-typedef struct { int id, previous, next; } Piece; // of a word: a doubly linked list
-
-// Returns the id that two neighbours make when they are merged, NONE if there is no such merge.
-int merged(const Tokenizer *t, uint32_t left, uint32_t right) {
+// Returns the number of the merge of two neighbours, UINT32_MAX if there is no such merge.
+uint32_t merge_number(const Tokenizer *t, uint32_t left, uint32_t right) {
     uint32_t pair = left << 16 | right;
-    int k = map_find(&t->merges, &pair, sizeof pair);
-    return k < 0 ? NONE : 256 + k;
+    return map_find(&t->merges, &pair, sizeof pair);
 }
 
-// Offers to the heap the merge of the piece at `left` with the one behind it, if there is one.
-void offer_merge(const Tokenizer *t, Heap *heap, const Piece *pieces, int left) {
-    int next = left == NONE ? NONE : pieces[left].next;
-    int id = next == NONE ? NONE : merged(t, pieces[left].id, pieces[next].id);
-    if (id != NONE) heap_push(heap, id, left);
-}
-
-// Encodes one word of n > 0 bytes into ids, which has room for n, and returns how many there are.
-// It merges the pair that makes the lowest id, the leftmost of equals, until no pair can be merged.
-// The heap has every merge that may be next, so n bytes take n log n, were they a million spaces;
-// pairs that are gone by their turn are passed over.
+// Encodes one word of n bytes into ids, which has room for n, and returns how many there are. Of
+// all pairs it takes the one that was merged first in training, merges it wherever it is, from the
+// left on, and looks again, until no pair can be merged. There are as many passes as there are
+// different merges in the word: a million spaces are fast, a million random letters take a minute.
 size_t encode_word(const Tokenizer *t, const char *word, size_t n, int *ids) {
-    if (n > INT_MAX) die("a word of %zu bytes is too long", n);
-    Heap heap = {0};
-    size_t count = 0, capacity = 0;
-    Piece *pieces = grow(NULL, &capacity, n, sizeof *pieces);
-    for (int i = n - 1, next = NONE; i >= 0; next = i--) {
-        pieces[i] = (Piece){byte_id[(unsigned char)word[i]], i - 1, next};
-        offer_merge(t, &heap, pieces, i);
+    for (size_t i = 0; i < n; i++) ids[i] = byte_id[(unsigned char)word[i]];
+    for (;;) {
+        uint32_t first = UINT32_MAX;
+        size_t count = 0;
+        for (size_t i = 0; i + 1 < n; i++) {
+            uint32_t k = merge_number(t, ids[i], ids[i + 1]);
+            if (k < first) first = k;
+        }
+        if (first == UINT32_MAX) return n;
+        for (size_t i = 0; i < n; i++) {
+            bool found = i + 1 < n && merge_number(t, ids[i], ids[i + 1]) == first;
+            ids[count++] = found ? 256 + (int)first : ids[i];
+            i += found;
+        }
+        n = count;
     }
-    while (heap.count > 0) {
-        Entry entry = heap_pop(&heap);
-        Piece *left = pieces + entry.item;
-        if (left->id == NONE || left->next == NONE) continue;
-        Piece *right = pieces + left->next;
-        if (merged(t, left->id, right->id) != (int)entry.order) continue;
-        left->id = entry.order;
-        left->next = right->next;
-        right->id = NONE;
-        if (left->next != NONE) pieces[left->next].previous = entry.item;
-        offer_merge(t, &heap, pieces, entry.item);
-        offer_merge(t, &heap, pieces, left->previous);
-    }
-    for (int i = 0; i != NONE; i = pieces[i].next) ids[count++] = pieces[i].id;
-    free(pieces);
-    free(heap.entries);
-    return count;
 }
 
 // Encodes a text of any bytes. Returns the ids, to be freed, and how many there are. A word that is
@@ -1177,8 +1120,8 @@ void read_merge(Reading *r, const char *line, size_t size) {
     if (t->size == r->names.count)
         die("%s: more than %d merges, for the %d tokens of the vocabulary", r->merges_path,
             number - 1, t->size);
-    left = space ? map_find(&r->names, line, space - line) : NONE;
-    right = space ? map_find(&r->names, space + 1, line + size - space - 1) : NONE;
+    left = space ? map_find(&r->names, line, space - line) : -1;
+    right = space ? map_find(&r->names, space + 1, line + size - space - 1) : -1;
     if (left < 0 || right < 0) wrong = "expected two tokens of the vocabulary and a space between";
     else if (left >= t->size - 1 || right >= t->size - 1) wrong = "one is made by no merge before";
     else if (!tokenizer_add(t, left, right)) wrong = "makes a token that was made before";
@@ -1337,13 +1280,6 @@ char *folder_list(const char *folder, const char *ending) {
     return names;
 }
 
-// Says that the file of a domain is not there, and which domains are.
-_Noreturn void die_without(const char *path, const char *folder, const char *split) {
-    char *ending = join("_", split, ".bin"), *names = folder_list(folder, ending);
-    free(ending);
-    die("%s: not there; %s has %s for %s", path, folder, *names ? names : "nothing", split);
-}
-
 enum { MAX_DOMAINS = 8 };
 
 // Loads FOLDER/DOMAIN_SPLIT.bin for each domain of a list into `files`, which has room for
@@ -1362,7 +1298,8 @@ size_t domains_load(Tokens *files, const char *folder, const char *list, const c
         snprintf(name, sizeof name, "%.*s", (int)length, next);
         if (snprintf(path, sizeof path, "%s/%s_%s.bin", folder, name, split) >= (int)sizeof path)
             die("%s: path too long", folder);
-        if (access(path, F_OK) && errno == ENOENT) die_without(path, folder, split);
+        if (access(path, F_OK) && errno == ENOENT)
+            die("%s: not there; %s has %s", path, folder, folder_list(folder, ".bin"));
         files[count] = tokens_load(path, t, least);
         memcpy(files[count].name, name, sizeof name);
         for (size_t i = 0; i < count; i++)
@@ -1397,6 +1334,72 @@ void tokens_free(Tokens *texts, size_t count) {
 }
 
 #ifdef TOKENIZER_LIBRARY
+// -------------------------------------------------------------------------------------------------
+// Multiple-choice items: files of JSON lines as HellaSwag publishes them, {"ctx": "...", "endings":
+// ["...", ...], "label": 0}; "query" and "choices" are other names of the first two.
+
+enum { MAX_ENDINGS = 64 };
+
+typedef struct {
+    size_t label, endings;                  // which is right, of how many
+    size_t context;                         // of the tokens of each, so many are the context's
+    int *ids[MAX_ENDINGS];                  // the context and, behind it, an ending
+    size_t count[MAX_ENDINGS];              // how many ids
+    size_t characters[MAX_ENDINGS];         // of the ending
+} Item;
+
+// Reads an item, whose ids are to be freed. Spaces at the end of the context count as the ending's.
+// Dies, saying where, unless there is a context, a list of endings, and a label that counts them
+// from 0, and context and ending have `most` tokens or less.
+Item item_read(const char *where, const char *line, size_t size, const Tokenizer *t, size_t most) {
+    Item item = {0};
+    Json *json = json_parse(where, line, size);
+    const Json *context = json_get(json, "ctx"), *list = json_get(json, "endings");
+    const Json *label = json_get(json, "label");
+    if (!context) context = json_get(json, "query");
+    if (!list) list = json_get(json, "choices");
+    if (!context || context->type != '"' || !*context->string || !list)
+        die("%s: expected \"ctx\" (or \"query\"), a text, and \"endings\" (\"choices\")", where);
+    size_t length = strlen(context->string);
+    while (length > 1 && context->string[length - 1] == ' ') length--;
+    free(tokenizer_encode(t, context->string, length, &item.context));
+    for (const Json *x = list->child; x; x = x->next) {
+        size_t k = item.endings++;
+        if (x->type != '"' || !*x->string || k == MAX_ENDINGS)
+            die("%s: ending %zu: expected a text, and at most %d", where, k, MAX_ENDINGS);
+        char *text = join(context->string, "", x->string);
+        item.ids[k] = tokenizer_encode(t, text, strlen(text), &item.count[k]);
+        if (item.count[k] > most || item.count[k] <= item.context)
+            die("%s: ending %zu: %zu tokens, %zu of them context, expected at most %zu", where, k,
+                item.count[k], item.context, most);
+        for (const char *c = x->string; *c; c++) item.characters[k] += (*c & 0xc0) != 0x80;
+        free(text);
+    }
+    if (!item.endings || !json_whole(label, item.endings - 1))
+        die("%s: expected a \"label\" that counts the %zu endings from 0", where, item.endings);
+    item.label = label->number;
+    json_free(json);
+    return item;
+}
+
+// Reads a file of items, one a line. Returns them, to be freed, and how many there are.
+Item *items_load(const char *path, const Tokenizer *t, size_t most, size_t *count) {
+    size_t size, capacity = 0;
+    char where[4096], *text = read_file(path, &size), *end;
+    Item *items = NULL;
+    *count = 0;
+    for (char *at = text; at < text + size; at = end + 1) {
+        end = memchr(at, '\n', text + size - at);
+        if (!end) end = text + size;
+        items = grow(items, &capacity, *count + 1, sizeof *items);
+        snprintf(where, sizeof where, "%s: line %zu", path, *count + 1);
+        items[(*count)++] = item_read(where, at, end - at, t, most);
+    }
+    if (!items) die("%s: is empty, expected items", path);
+    free(text);
+    return items;
+}
+
 // -------------------------------------------------------------------------------------------------
 // safetensors, for nr.c, which says what `real` is: 8 bytes with the length of a header, the header
 // in JSON, and then the tensors, in float32 or int32. The header has for each tensor its dtype, its
