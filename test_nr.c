@@ -1476,7 +1476,7 @@ const Command refused[] = {
      " $pretrain $tiny -o broken/; s=$?; kill $!; wait; exit $s",
      "broken/: another process is writing there"},
     {"$pretrain -o kept/out", "kept: is a file, not a folder"},
-    {"nr gates -i model -x neutral.safetensors", "gates: expected a text"},
+    {"nr gates -i model -x neutral.safetensors", "1 to 16 tokens, here 0"},
     {"nr gates -i model 'the dog'", "gates: expected -x FILE that has gates, and a"},
     {"nr gates -i model -x adapter.safetensors 'the dog'", "-x FILE that has gates, and a text"},
     {"nr gates -i model -x neutral.safetensors $(seq 20)",
