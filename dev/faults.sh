@@ -1,7 +1,7 @@
 #!/bin/sh
 # dev/faults.sh [-q] [SECTION...]: nothing lost, nothing crashes. Provokes every fault for real and looks at what is left.
 #
-# Sections: allocations calls disk places data numbers streams settings frozen kills; all of them without an argument. -q takes
+# Sections: allocations calls disk places data numbers streams settings frozen doubles kills; all without an argument. -q takes
 # every 23rd allocation, every 7th of many calls, and 20 kills; `dev/faults.sh kills 200` kills so many times.
 #
 # After any fault a program must either have done all of its work, or end with status 1 and one line on stderr that begins with its
@@ -489,6 +489,42 @@ kills() {
     note="$hits in the middle of a save, $whole_runs runs reached their end"
 }
 
+# A second run into the same folder, at a random moment of the first: it is refused, or the first has ended and it does all anew.
+doubles() {
+    n=50
+    [ $quick = no ] || n=10
+    begin "$n times a second run into a folder in use"
+    c="./nr run --data data $sizes --pretrain-steps 400 --steps 100 --batch 1 -o target --known en --new fr --methods finetune,neutral"
+    rm -rf old && mkdir old
+    for seed in 1 2; do
+        reset
+        began=$(date +%s%N)
+        $c --seed $seed >out 2>err || wrong "seed $seed fails"
+        took=$(($(date +%s%N) - began))
+        without_seconds
+        rm -rf "new$seed" && cp -r target "new$seed"
+    done
+    in_use=0
+    awk -v n=$n -v s="$took" -v seed="$(date +%s)" 'BEGIN { srand(seed); while (n--) printf "%.3f\n", 1.3e-9 * s * rand() }' >moments
+    while read -r moment; do
+        reset
+        $c --seed 1 >/dev/null 2>&1 &
+        child=$!
+        sleep "$moment"
+        $c --seed 2 >out 2>err
+        status=$? kept=2
+        if [ $status = 1 ] && one_line && said | grep -q 'another process is writing there'; then
+            kept=1 in_use=$((in_use + 1))
+        elif [ $status != 0 ]; then wrong "status $status"; fi
+        wait $child || [ $kept = 2 ] || wrong 'the first fails'
+        without_seconds
+        diff -r new$kept target >/dev/null || wrong "a mixed result: $(diff -rq new$kept target)"
+        facts=$((facts + 1))
+    done <moments
+    note="$in_use refused"
+    rm -rf new1 new2
+}
+
 # ----------------------------------------------------------------------------------------------------------------------------------
 # 9. Frozen is frozen.
 
@@ -601,11 +637,11 @@ END
 
 # ----------------------------------------------------------------------------------------------------------------------------------
 
-if [ $# = 0 ]; then set -- allocations calls disk places data numbers streams settings frozen kills; fi
+if [ $# = 0 ]; then set -- allocations calls disk places data numbers streams settings frozen doubles kills; fi
 while [ $# -gt 0 ]; do
     section=$1
     shift
-    case $section in allocations | calls | disk | places | data | numbers | streams | settings | frozen | kills) ;;
+    case $section in allocations | calls | disk | places | data | numbers | streams | settings | frozen | doubles | kills) ;;
     *) echo "$section: not a section: $(sed -n 's/^# Sections: \(.*\); all.*/\1/p' "$source/dev/faults.sh")"; exit 1 ;;
     esac
     case ${1:-} in [0-9]*) kills=$1; shift ;; esac

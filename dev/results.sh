@@ -14,12 +14,14 @@
 #             three seeds, the paper's with seed 1
 #
 # dev/results.csv has the columns of nr's own csv behind one more, `what`; change is against the
-# backbone of the same seed.
+# backbone of the same seed. dev/choices.csv has the multiple-choice items that the backbones and
+# `best` answer: acc by the likeliest ending, acc_norm by the likeliest for its length.
 set -eu
 cd "$(dirname "$0")/.."
 
 # From the environment if it is set there: to try all this with few steps, say, into another folder.
 data=${DATA:-data/multi30k} out=${OUT:-out/results} results=${RESULTS:-dev/results.csv} jobs=${JOBS:-2}
+choices=$(dirname "$results")/choices.csv
 pretrain="--data $data --known en,plays --pretrain-steps ${PRETRAIN_STEPS:-2400} ${SIZE:-}"
 extend="--data $data --old en --steps ${STEPS:-600}"
 seeds=${SEEDS:-1 2 3} rates=${RATES:-1e-3 2e-3 5e-3 1e-2}
@@ -119,6 +121,9 @@ train() { # trains and evaluates $what $method $lr $seed $options: lines for val
             'NR > 1 { $1 = m; $2 = s; $13 = lr; if (m == "finetune") $15 = 0.1
                 if (m ~ /naive|finetune/) $3 = 1; print }' "$work/$key.eval"
     done >"$work/$key.csv"
+    quietly "$work/nr" eval "$@" --choices "$data/en_choices.jsonl" \
+        --choices "$data/fr_choices.jsonl" --threads 1 --csv "$work/$key.answers"
+    mv "$work/$key.answers" "$out/$key.answers"
     mv "$work/$key.csv" "$out/$key.csv"
     rm -rf "${work:?}/$key"
     echo "$key: $(awk -F, '$6 == "val" { printf "%s %.3f ", $4, $8 }' "$out/$key.csv")"
@@ -129,7 +134,11 @@ worker() { # LIST: trains the lines of it that nobody has finished or claimed
     trap 'kill $child 2>/dev/null; exit 1' TERM
     while read -r what method lr seed options; do
         key=$(key "$what" "$method" "$lr" "$seed")
-        if [ ! -e "$out/$key.csv" ] && mkdir "$work/claim-$key" 2>/dev/null; then train; fi
+        case $what in
+        backbone | best) finished=$out/$key.answers ;;
+        *) finished=$out/$key.csv ;;
+        esac
+        if [ ! -e "$finished" ] && mkdir "$work/claim-$key" 2>/dev/null; then train; fi
     done <"$1"
 }
 
@@ -150,6 +159,15 @@ collect() { # LIST...: its lines of results.csv; the backbones come first
     done | awk 'BEGIN { FS = OFS = ","; role["en"] = "old"; role["plays"] = "known"; role["fr"] = "new" }
         { if ($1 == "backbone") base[$3, $5, $7] = $9
           $6 = role[$5]; $11 = sprintf("%.6f", $9 - base[$3, $5, $7]); print }'
+}
+
+collect_choices() { # LIST...
+    echo method,seed,domain,items,acc,acc_norm,chance
+    cat "$@" | while read -r what method rate seed options; do
+        case $what in backbone | best) ;; *) continue ;; esac
+        sed -n "s|^.*/\([a-z]*\)_choices.jsonl,|$method,$seed,\1,|p" \
+            "$out/$(key "$what" "$method" "$rate" "$seed").answers"
+    done
 }
 
 # dev/results.md: of each line means over the seeds, and the least and the greatest value.
@@ -193,7 +211,34 @@ table() {
     }' "$results"
 }
 
-if [ "${1:-}" = table ]; then table; exit; fi
+# Of multiple choice: means over the seeds, and the standard error of one seed's share of items.
+choices_table() {
+    printf '\n## Multiple choice\n\nEndings of captions (test), one of four is right; %% of items: mean over the seeds, in brackets each\n'
+    printf 'seed; +- is the standard error of a single seed. acc is by the likeliest ending, acc_norm by the likeliest\n'
+    printf 'for its number of characters (nr eval --choices; lm-eval chooses alike: dev/check_choices.py).\n\n'
+    echo '| | English acc | English acc_norm | French acc | French acc_norm |'
+    echo '|---|---|---|---|---|'
+    awk -F, '
+    NR > 1 {
+        if (!($1 in seen)) { seen[$1] = 1; order[++methods] = $1 }
+        for (i = 5; i <= 6; i++) {
+            k = $1 SUBSEP $3 SUBSEP i; sum[k] += $i; n[k]++; items[k] = $4
+            all[k] = all[k] (all[k] ? " " : "") sprintf("%.1f", 100 * $i)
+        }
+    }
+    END {
+        for (m = 1; m <= methods; m++) {
+            printf "| %s |", order[m]
+            for (d = 1; d <= 2; d++) for (i = 5; i <= 6; i++) {
+                k = order[m] SUBSEP (d == 1 ? "en" : "fr") SUBSEP i; p = sum[k] / n[k]
+                printf " %.1f +- %.1f (%s) |", 100 * p, 100 * sqrt(p * (1 - p) / items[k]), all[k]
+            }
+            print ""
+        }
+    }' "$choices"
+}
+
+if [ "${1:-}" = table ]; then table; choices_table; exit; fi
 [ $# = 0 ] || { sed -n '2,/^set/{/^#/p;}' "$0" >&2; exit 1; }
 
 mkdir -p "$out"
@@ -208,5 +253,11 @@ for list in backbones grid best_and_ablations; do
     train_all "$work/$list"
 done
 collect "$work/backbones" "$work/grid" "$work/best_and_ablations" >"$work/results.csv"
+collect_choices "$work/backbones" "$work/best_and_ablations" >"$work/choices.csv"
 mv "$work/results.csv" "$results"
-{ printf "# Results\n\nWritten by dev/results.sh, from dev/results.csv.\n\n"; table; } >"${results%.csv}.md"
+mv "$work/choices.csv" "$choices"
+{
+    printf "# Results\n\nWritten by dev/results.sh, from dev/results.csv and dev/choices.csv.\n\n"
+    table
+    choices_table
+} >"${results%.csv}.md"
