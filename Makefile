@@ -39,7 +39,7 @@ test: nr tokenizer test_nr_double test_nr_float
 	./test_nr_double
 	./test_nr_float
 
-FUZZ_TARGETS = tokens domains config backbone extension state vocab merges text options
+FUZZ_TARGETS = tokens domains config backbone extension state vocab merges text items options
 FUZZ_SECONDS = 900
 FUZZ_FLAGS = -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=64 -use_value_profile=1 \
 	-dict=dev/fuzz/words.dict -artifact_prefix=dev/fuzz/broken- -print_final_stats=1

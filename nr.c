@@ -240,23 +240,22 @@ void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, 
 // From y = att v:              datt = dy v^T               dv = att^T dy
 // through the softmax:         ds = att * (datt - sum(att * datt))
 // from s = scale q k^T:        dq = scale ds k             dk = scale ds^T q
-// The last block of queries sees all keys: it goes first and writes all of dk and dv; others add.
+// Each block of queries adds to dk and dv of the keys that it sees.
 void attention_backward(real *dqkv, const real *dy, const real *att, const real *qkv, size_t B,
                         size_t T, size_t NH, size_t C) {
     size_t hs = C / NH;
     real scale = 1 / (real)sqrt(hs);
+    memset(dqkv, 0, B * T * 3 * C * sizeof(real));
     #pragma omp parallel for
     for (size_t head = 0; head < B * NH; head++) {
         size_t b = head / NH, h = head % NH, first = b * T * 3 * C + h * hs;
         const real *q = qkv + first, *k = q + C, *v = k + C;
         real *dq = dqkv + first, *dk = dq + C, *dv = dk + C, *ds = scratch(FOR_LAYERS, QUERIES * T);
-        for (size_t t1 = T, t0; t1 > 0; t1 = t0) {
-            t0 = (t1 - 1) / QUERIES * QUERIES;
-            size_t rows = t1 - t0;
+        for (size_t t0 = 0; t0 < T; t0 += QUERIES) {
+            size_t t1 = min_size(t0 + QUERIES, T), rows = t1 - t0;
             const real *a = att + (head * T + t0) * T, *d = dy + (b * T + t0) * C + h * hs;
-            real *add_dk = t1 < T ? dk : NULL, *add_dv = t1 < T ? dv : NULL;
             matmul(ds, t1, rows, t1, hs, plain(d, C), transposed(v, 3 * C), NULL, NULL);
-            matmul(dv, 3 * C, t1, hs, rows, transposed(a, T), plain(d, C), NULL, add_dv);
+            matmul(dv, 3 * C, t1, hs, rows, transposed(a, T), plain(d, C), NULL, dv);
             for (size_t t = 0; t < rows; t++) {
                 const real *at = a + t * T;
                 real *dst = ds + t * t1, sum = dot(t1, at, dst);
@@ -264,7 +263,7 @@ void attention_backward(real *dqkv, const real *dy, const real *att, const real 
             }
             Matrix queries = plain(q + t0 * 3 * C, 3 * C), keys = plain(k, 3 * C);
             matmul(dq + t0 * 3 * C, 3 * C, rows, hs, t1, plain(ds, t1), keys, NULL, NULL);
-            matmul(dk, 3 * C, t1, hs, rows, transposed(ds, t1), queries, NULL, add_dk);
+            matmul(dk, 3 * C, t1, hs, rows, transposed(ds, t1), queries, NULL, dk);
         }
     }
 }
@@ -1765,17 +1764,16 @@ void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *b
             for (size_t j = j0; j < j1; j++) c[j] += dot(K, a.at, b.at + j * b.col);
             continue;
         }
-        for (size_t k0 = 0; k0 < K; k0 += 4) {  // memory is fastest in several streams: four rows
-            real x[4];                          // of B, at the end the last one again, by 0
-            const real *w[4];
-            for (size_t i = 0; i < 4; i++) {
-                size_t k = min_size(k0 + i, K - 1);
-                x[i] = k0 + i < K ? a.at[k * a.col] : 0;
-                w[i] = b.at + k * b.row;
-            }
+        size_t k = 0;
+        for (; k + 4 <= K; k += 4) {  // four rows of B: memory is fastest in several streams
+            real x[4];
+            for (size_t i = 0; i < 4; i++) x[i] = a.at[(k + i) * a.col];
+            const real *w = b.at + k * b.row, *w1 = w + b.row, *w2 = w1 + b.row, *w3 = w2 + b.row;
             for (size_t j = j0; j < j1; j++)
-                c[j] += x[0] * w[0][j] + x[1] * w[1][j] + x[2] * w[2][j] + x[3] * w[3][j];
+                c[j] += x[0] * w[j] + x[1] * w1[j] + x[2] * w2[j] + x[3] * w3[j];
         }
+        for (; k < K; k++)
+            for (size_t j = j0; j < j1; j++) c[j] += a.at[k * a.col] * b.at[k * b.row + j];
     }
 }
 
@@ -1856,7 +1854,6 @@ const Settings initial = {
 // A setting has the name of its field, with - for _.
 #define S_TEXT(f) #f, 0, TEXT, AT(f), 0, 0, NULL
 #define S_WHOLE(f, least, most) #f, 0, WHOLE, AT(f), least, most, NULL
-#define S_FRACTION(f, most) #f, 0, FRACTION, AT(f), 0, most, NULL
 #define T_WHOLE(f, least, most) #f, 0, WHOLE, AT(train.f), least, most, NULL
 #define T_FRACTION(f, most) #f, 0, FRACTION, AT(train.f), 0, most, NULL
 #define T_CHOICE(f, choices) #f, 0, CHOICE, AT(train.f), 0, 0, choices
@@ -1886,7 +1883,8 @@ const Setting settings[] = {
     {"context", 0, WHOLE, AT(train.seq_len), 1, LARGEST, NULL, TRAIN | EVAL,
      "tokens a sequence (T)"},
     {S_WHOLE(pretrain_steps, 1, 1e9), RUN | PRETRAIN, "the backbone's"},
-    {S_FRACTION(pretrain_lr, 10), RUN | PRETRAIN, "its peak learning rate"},
+    {"pretrain_lr", 0, FRACTION, AT(pretrain_lr), 0, 10, NULL, RUN | PRETRAIN,
+     "its peak learning rate"},
     {T_WHOLE(steps, 1, 1e9), BOTH, "training steps of an extension"},
     {T_WHOLE(batch, 1, 65536), TRAIN, "sequences a step (B)"},
     {T_FRACTION(lr, 10), BOTH, "peak learning rate of an extension"},
@@ -1921,7 +1919,8 @@ const Setting settings[] = {
     {"resume", 0, FLAG, AT(resume), 0, 0, NULL, TRAIN, "go on from what the same command saved"},
     {"prompt", 'p', TEXT, AT(prompt), 0, 0, NULL, SAMPLE | GATES, "the text (or without --prompt)"},
     {"count", 'n', WHOLE, AT(count), 1, 1e9, NULL, SAMPLE, "tokens to draw"},
-    {S_FRACTION(temperature, 100), SAMPLE, "0: always the most likely token"},
+    {"temperature", 0, FRACTION, AT(temperature), 0, 100, NULL, SAMPLE,
+     "0: always the most likely token"},
     {S_TEXT(csv), EVAL, "also write the figures to this file"},
     {S_WHOLE(threads, 0, 1024), ALL, "0: as many as there are cores"},
 };
@@ -2061,8 +2060,7 @@ Model *teach(Settings *s, long method, double *seconds) {
     Model *m = pretrain ? NULL : model_of_settings(s);
     TrainConfig c = train_config(s, method);
     if (pretrain) m = model_of_sizes(s, &c);
-    if (m->n_extensions > (whole ? 0 : MAX_EXTENSIONS - 1))
-        die("--method %s: too many extensions (-x)", methods[method].name);
+    if (whole && m->n_extensions) die("--method %s: takes no -x", methods[method].name);
     Loader loader = loader_open(s, &c, pretrain ? s->known : s->new, m->tokenizer);
     make_folders(s->out, whole);
     if (!s->quiet || pretrain) print_settings(s, m);
@@ -2288,7 +2286,7 @@ void command_run(Settings *s) {
     }
     results_print(&all);
     printf("in nats a token; change: since the domain was learnt, before since the backbone\n\n"
-           "%s written\n", csv);
+           "%s written; make figure RESULTS=%s draws it\n", csv, csv);
     tokens_free(all.files, all.n_files), free(csv), free(before);
 }
 
@@ -2313,8 +2311,8 @@ void command_extend(Settings *s) {
 // what begins alike, as the endings of an item do, is run once.
 void item_answer(const Model *m, const Item *item, Activations *a, int *tokens, bool right[2]) {
     double least[2] = {INFINITY, INFINITY};
-    for (size_t k = 0, start = 0; k < item->endings; k++, start = 0) {
-        size_t count = item->count[k], n = count - item->context;
+    for (size_t k = 0; k < item->endings; k++) {
+        size_t count = item->count[k], n = count - item->context, start = 0;
         while (start + 1 < item->context && item->ids[k][start] == tokens[start]) start++;
         memcpy(tokens, item->ids[k], count * sizeof *tokens);
         a->n_logits = n;
@@ -2411,7 +2409,7 @@ void command_sample(Settings *s) {
 void command_gates(Settings *s) {
     Model *m = model_of_settings(s);
     const Extension *x = last_extension(m);
-    size_t count, length, L = m->dims.layers;
+    size_t count, length;
     int *tokens = tokenizer_encode(m->tokenizer, s->prompt, strlen(s->prompt), &count);
     if (!x || !(x->sets & SET_GATE) || !count || count > m->dims.positions)
         die("gates: expected -x FILE that has gates, and a text of 1 to %zu tokens, here %zu",
@@ -2421,8 +2419,8 @@ void command_gates(Settings *s) {
     for (size_t t = 0; t < count; t++) {
         double mean = 0;
         const char *bytes = tokenizer_bytes(m->tokenizer, tokens[t], &length);
-        for (size_t l = 0; l < L; l++)
-            mean += residue_at(m, &a, m->n_extensions - 1, l).gate[t] / L;
+        for (size_t l = 0; l < m->dims.layers; l++)
+            mean += residue_at(m, &a, m->n_extensions - 1, l).gate[t] / m->dims.layers;
         printf("%6.3f %-20.*s ", mean, (int)(10 * mean), "####################");
         print_visible(bytes, length);
         printf("\n");
@@ -2483,7 +2481,6 @@ int main(int argc, char **argv) {
         sigaction(signals[i], NULL, &before);
         if (before.sa_handler != SIG_IGN) sigaction(signals[i], &action, NULL);  // nohup stays
     }
-    if (argc > 1 && !strcmp(argv[1], "--version")) argv[1] = "--help";  // whose first line says it
     int asks = argc > 1 && !strcmp(argv[1], "help");
     argv += asks, argc -= asks;
     int named = argc > 1 && argv[1][0] != '-';

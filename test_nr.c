@@ -1469,7 +1469,7 @@ const Command refused[] = {
     {"$extend -o kept --context 17", "--context 17: the model has 16 positions"},
     {"$extend -o kept --method backbone", "--method backbone: nr pretrain does that"},
     {"$extend -o out --method naive -x neutral.safetensors",
-     "--method naive: too many extensions"},
+     "--method naive: takes no -x"},
     {"$extend -o kept/out", "kept: is a file, not a folder"},
     {"rm -rf broken; $pretrain --layers 1 --channels 8 --pretrain-steps 9999 -o broken >brokens"
      " 2>&1 &\n while kill -0 $! && ! grep -q trains brokens; do :; done\n"

@@ -419,14 +419,14 @@ void settings_apply(void *base, size_t size, const Setting *table, const char *t
 // Reads the words of a command line into *base: -l VALUE, --name VALUE or --name=VALUE of the
 // settings that the command, called `name`, takes. given gets a bit for each setting that is there.
 // Words that are no option move to the front of argv. Returns how many there are, or -1 if one asks
-// for help; dies at anything else.
+// for help or the version, which its first line says; dies at anything else.
 int settings_read(void *base, const Setting *table, int count, uint64_t *given, int command,
                   const char *name, int argc, char **argv) {
     int words = 0;
     for (int i = 0; i < argc; i++) {
         char *word = argv[i], *value = strchr(word, '=');
         int o = 0;
-        if (!strcmp(word, "--help") || !strcmp(word, "-h")) return -1;
+        if (choice_index("-h|--help|--version", '|', word) >= 0) return -1;
         if (*word != '-' || !word[1]) { argv[words++] = word; continue; }
         if (value) *value++ = 0;
         for (char *c = word + 1; *c && *++c;) *c = *c == '-' ? '_' : *c;
@@ -1348,7 +1348,7 @@ typedef struct {
     size_t characters[MAX_ENDINGS];         // of the ending
 } Item;
 
-// Reads an item, whose ids are to be freed. Spaces at the end of the context count as the ending's.
+// Reads an item, whose ids are to be freed. Blanks at the end of the context count as the ending's.
 // Dies, saying where, unless there is a context, a list of endings, and a label that counts them
 // from 0, and context and ending have `most` tokens or less.
 Item item_read(const char *where, const char *line, size_t size, const Tokenizer *t, size_t most) {
@@ -1361,7 +1361,7 @@ Item item_read(const char *where, const char *line, size_t size, const Tokenizer
     if (!context || context->type != '"' || !*context->string || !list)
         die("%s: expected \"ctx\" (or \"query\"), a text, and \"endings\" (\"choices\")", where);
     size_t length = strlen(context->string);
-    while (length > 1 && context->string[length - 1] == ' ') length--;
+    while (length > 1 && isspace((unsigned char)context->string[length - 1])) length--;
     free(tokenizer_encode(t, context->string, length, &item.context));
     for (const Json *x = list->child; x; x = x->next) {
         size_t k = item.endings++;

@@ -17,8 +17,11 @@ if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add); => 
 dbias[j] += dout[t * O + j]; => dbias[j] += dout[j];
 tile[i * PANEL + j] + more + => tile[i * PANEL + j] - more +
 sum = k0 ? at : add ? add + (at - c) : NULL; => sum = k0 > KC ? at : add ? add + (at - c) : NULL;
-if (bias) sum[i][j] += load(bias + j * LANES); => if (bias) sum[i][j] += load(bias);
-c[j] += x0 * w[j] + x1 * w1[j] => c[j] += x0 * w[j] - x1 * w1[j]
+if (bias) sum[i][j] += ((const vec *)bias)[j]; => if (bias) sum[i][j] += ((const vec *)bias)[0];
+c[j] += x[0] * w[j] + x[1] * w1[j] => c[j] += x[0] * w[j] - x[1] * w1[j]
+while (start + 1 < item->context && item->ids[k][start] == tokens[start]) start++; => while (start + 1 < item->context) start++;
+losses[] = {loss, loss / item->characters[k]}; => losses[] = {loss, loss};
+s.gate += gate[i], s.closed += gate[i] == 0; => s.gate += gate[i], s.closed += gate[i] > 0;
 o[i] = o[i] * rstd * w[i] + b[i]; => o[i] = o[i] * rstd * w[i] - b[i];
 (real)1e-5) => (real)1e-2)
 rstd * (dz[i] - mean_dz - z[i] * mean_dzz); => rstd * (dz[i] + mean_dz - z[i] * mean_dzz);
@@ -33,8 +36,8 @@ exponential((row[i] - max) * scale) => exponential((row[i] - max))
 norm = 1 / total(t + 1, row); => norm = 1 / total(t + 1, row) * (real)1.01;
 at[i] * (dst[i] - sum) * scale; => at[i] * (dst[i] - sum);
 at[i] * (dst[i] - sum) * scale; => at[i] * dst[i] * scale;
-*add_dk = t1 < T ? dk : NULL, => *add_dk = NULL,
-*add_dv = t1 < T ? dv : NULL; => *add_dv = NULL;
+queries, NULL, dk); => queries, NULL, NULL);
+transposed(a, T), plain(d, C), NULL, dv); => transposed(a, T), plain(d, C), NULL, NULL);
 plain(ds, t1), keys, NULL, NULL); => plain(ds, t1), plain(v, 3 * C), NULL, NULL);
 plain(d, C), transposed(v, 3 * C) => plain(d, C), transposed(k, 3 * C)
 *q = qkv + first, *k = q + C, => *q = qkv + first, *k = q + 2 * C,

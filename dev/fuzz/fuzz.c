@@ -322,6 +322,18 @@ static void fuzz_text(const char *input, size_t size)
     tokenizer_free(t);
 }
 
+// Multiple-choice items.
+static void fuzz_items(const char *input, size_t size)
+{
+    write_file("items", input, size);
+    inside = true;
+    size_t count;
+    Item *items = items_load(path_of("items"), model->tokenizer, 64, &count);
+    for (size_t i = 0; i < count; i++)
+        for (size_t k = 0; k < items[i].endings; k++) free(items[i].ids[k]);
+    free(items);
+}
+
 // A command line, every word on a line. There are no files, so a command ends at the first that it wants to read.
 static void fuzz_options(const char *input, size_t size)
 {
@@ -338,7 +350,7 @@ static void fuzz_options(const char *input, size_t size)
 
 static const struct { const char *name; void (*run)(const char *input, size_t size); } targets[] = {
     {"tokens", fuzz_tokens}, {"domains", fuzz_domains}, {"config", fuzz_config}, {"backbone", fuzz_backbone},
-    {"extension", fuzz_extension}, {"state", fuzz_state}, {"vocab", fuzz_vocab}, {"merges", fuzz_merges}, {"text", fuzz_text},
+    {"extension", fuzz_extension}, {"state", fuzz_state}, {"vocab", fuzz_vocab}, {"merges", fuzz_merges}, {"text", fuzz_text}, {"items", fuzz_items},
     {"options", fuzz_options},
 };
 static size_t target;
