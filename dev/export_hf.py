@@ -17,7 +17,7 @@ import numpy as np
 from reference import backbone_shapes, extension_shapes, linear_shapes, read_safetensors, values_hash, write_safetensors
 
 SIZES = {key: int for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")}
-SETTINGS = dict(method=str, gate=str, gate_input=str, local=str, upon=str, hidden=int, rank=int, new_rows=int,
+SETTINGS = dict(method=str, gate=str, gate_input=str, local=str, upon=str, hash=str, hidden=int, rank=int, new_rows=int,
                 steps=int, alpha=float, p=float, q=float)
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
@@ -43,6 +43,12 @@ def read(file, shapes_of):
             sys.exit(f"{file}: {name} is {found}, expected {list(shape)}")
     return {name: tensors[name] for name in shapes}, about
 
+def tensor_shapes(config, about):
+    """name -> shape of an extension's tensors, in nr's order."""
+    H, R, N = (int(about[key]) for key in ("hidden", "rank", "new_rows"))
+    shapes = extension_shapes(config, "lora" if R else about["method"], about["gate"], about["gate_input"], H, R, N)
+    return {**shapes, "wte.ids": (N,)} if N else shapes
+
 def read_config(folder):
     file = os.path.join(folder, "config.json")
     try:
@@ -65,15 +71,18 @@ def read_model(folder, files):
 
     def shapes_of(about):
         check_settings(file, about, SETTINGS)
-        sizes = [int(about[key]) for key in ("hidden", "rank", "new_rows")]
-        shapes = extension_shapes(config, "lora" if sizes[1] else about["method"], about["gate"], about["gate_input"], *sizes)
-        return {**shapes, "wte.ids": (sizes[2],)} if sizes[2] else shapes
-
-    for file in files:
-        tensors, about = read(file, shapes_of)
+        if about["method"] in ("backbone", "naive", "finetune"):
+            sys.exit(f"{file}: is a model, expected an extension")
         if about["upon"] not in [f"{h:016x}" for h in hashes]:
             sys.exit(f"{file}: trained upon a model with hash {about['upon']}, this one has {hashes[-1]:016x} "
                      "(extensions in the order of training)")
+        return tensor_shapes(config, about)
+
+    for file in files:
+        tensors, about = read(file, shapes_of)
+        h = values_hash(int(about["upon"], 16), tensors.values())
+        if about["hash"] != f"{h:016x}":
+            sys.exit(f"{file}: damaged: its values have hash {h:016x}, its metadata says {about['hash']}")
         ids = tensors.get("wte.ids", np.zeros(0))
         if len(ids) and not (0 <= ids[0] and ids[-1] < config["vocab_size"] and (np.diff(ids) > 0).all()):
             sys.exit(f"{file}: wte.ids is not ascending, or beyond the vocabulary of {config['vocab_size']}")

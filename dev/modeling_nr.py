@@ -92,7 +92,7 @@ class Extensions(nn.ModuleList):
         name = "cache" if "cache" in kwargs else "past_key_values"         # what later and earlier versions say
         self.cache, self.mask = kwargs.get(name), kwargs.get("attention_mask")
         wanted = gpt.config.use_cache if kwargs.get("use_cache") is None else kwargs["use_cache"]
-        if gpt.training and gpt.is_gradient_checkpointing:
+        if gpt.training and gpt.gradient_checkpointing:
             self.cache = None                            # transformers uses none then, either
         elif wanted and self.cache is None:
             self.cache = kwargs[name] = DynamicCache()

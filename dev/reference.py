@@ -34,8 +34,7 @@ def read_safetensors(file):
             for name, t in header.items()}, metadata
 
 def write_safetensors(file, tensors, metadata):
-    """Floating point tensors go out as F32, integers as I32. The hash that nr writes would be of other values."""
-    metadata = {key: value for key, value in metadata.items() if key != "hash"}
+    """Floating point tensors go out as F32, integers as I32."""
     header, blobs, end = {"__metadata__": {"format": "pt", **metadata}}, [], 0
     for name, t in tensors.items():
         t = np.asarray(t)
@@ -149,7 +148,8 @@ def new_extension(model, method="neutral", gate=None, local=None, init=None, alp
     return Extension(tensors, {key: str(value) for key, value in about.items()})
 
 def save_extension(extension, file):
-    write_safetensors(file, {name: t.detach() for name, t in extension.tensors.items()}, extension.about)
+    about = {key: value for key, value in extension.about.items() if key != "hash"}    # that is of other values
+    write_safetensors(file, {name: t.detach() for name, t in extension.tensors.items()}, about)
 
 def load_extension(model, file):
     """Read an extension and put it on the model, after those that are there."""
