@@ -49,6 +49,17 @@ def read_tokens(file):
         sys.exit(f"{file} is not a file of tokens")
     return np.fromfile(file, np.uint16, header[2], offset=1024), header[3]
 
+def draw(random, p, q, old, negatives, new, B, T):
+    """A global batch, alike in every process -> tokens (B,T+1), is_old (B), learnt (B): a fraction p is of the files
+    `old`, learnt and seen by the penalty, a fraction q of `negatives`, which only the penalty sees."""
+    x, batch = random.rand(B), []
+    for u in x:
+        files = old if u < p else negatives if u < p + q else new
+        tokens, _ = files[random.randint(len(files))]
+        start = random.randint(len(tokens) - T)
+        batch.append(tokens[start:start + T + 1].astype(np.int64))
+    return torch.tensor(np.stack(batch)), torch.tensor(x < p + q), torch.tensor((x < p) | (x >= p + q))
+
 def train(args):
     if "RANK" in os.environ:                                               # torchrun sets it
         dist.init_process_group("gloo")
@@ -70,18 +81,12 @@ def train(args):
     alpha, local = float(about["alpha"]), about["local"] if extension.has_adapter else "none"
     p, q = float(about["p"]) if old else 0, float(about["q"]) if negatives else 0
     for step in range(1, args.steps + 1):
-        x, batch = random.rand(B), []                                      # the global batch, alike in every process
-        learnt, is_old = (x < p) | (x >= p + q), x < p + q                 # neither in between: only the penalty sees it
-        for u in x:
-            files = old if u < p else negatives if u < p + q else new
-            tokens, _ = files[random.randint(len(files))]
-            start = random.randint(len(tokens) - T)
-            batch.append(tokens[start:start + T + 1].astype(np.int64))
-        mine, mine_old, mine_learnt = (torch.tensor(t)[rank::world] for t in (np.stack(batch), is_old, learnt))
+        tokens, is_old, learnt = draw(random, p, q, old, negatives, new, B, T)
+        mine, mine_old, mine_learnt = (t[rank::world] for t in (tokens, is_old, learnt))
         logits = model(mine[:, :-1], use_cache=False).logits
         # every mean is a sum over this process's share, divided by the global batch's count
-        targets = torch.where(mine_learnt[:, None], mine[:, 1:], -100)     # -100: cross_entropy ignores it
-        lm = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / (max(learnt.sum(), 1) * T)
+        targets = torch.where(mine_learnt[:, None], mine[:, 1:], -100)     # what cross_entropy ignores
+        lm = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / (learnt.sum().clamp(min=1) * T)
         l_local = torch.zeros(())
         if local == "l1" and is_old.any():
             l_local = sum(r[mine_old].abs().sum() for r in extension.residues.values()) / (L * is_old.sum() * T * C)
