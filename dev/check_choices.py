@@ -3,13 +3,13 @@
 `nr eval --choices` beside lm-eval: of each question, the same choice. Needs torch, transformers and lm_eval; run it at
 the top of the repository after `make`. Nothing is downloaded.
 
-    dev/check_choices.py                          a tiny model with a prefix gate, and questions made of data/toy
+    dev/check_choices.py                          a tiny model with a prefix gate, and 100 questions each of data/toy
     dev/check_choices.py MODEL [EXT...] FOLDER    FOLDER has en_choices.jsonl, fr_choices.jsonl or both
 
 lm-eval runs the model as dev/export_hf.py writes it. The check writes each file twice more, its labels being lm-eval's
 choices by log-likelihood (FILE.sum) and by log-likelihood a byte (FILE.bytes). By these nr is right on every question.
 """
-import csv, glob, importlib.metadata, json, os, random, subprocess, sys, tempfile
+import csv, glob, importlib.metadata, json, os, subprocess, sys, tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 temp = tempfile.TemporaryDirectory()
@@ -23,27 +23,20 @@ def run(*words, **more):
         sys.exit(f"{' '.join(words[:3])} ... failed:\n{done.stderr[-3000:]}")
     return done.stdout
 
+def read_lines(path):
+    with open(path, encoding="utf-8") as f:
+        return [json.loads(line) for line in f if line.strip()]
+
 def write_lines(path, rows):
     with open(path, "w", encoding="utf-8") as f:
         for row in rows:
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-def toy_questions(domain):
-    """Sentences cut in the middle of the text, each to be continued by its own end or by one of three others'."""
-    lines = [s for s in open(f"data/toy/{domain}_val.txt", encoding="utf-8").read().split("\n") if s.count(" ") > 3][:400]
-    cut = [s.split(" ", s.count(" ") // 2 + 1) for s in lines]
-    parts, draw = [(" ".join(words[:-1]), " " + words[-1]) for words in cut], random.Random(1)
-    for i, (ctx, end) in enumerate(parts[:100]):
-        endings = [end] + draw.sample(sorted({other for _, other in parts} - {end}), 3)
-        draw.shuffle(endings)
-        yield {"ctx": ctx, "endings": endings, "label": endings.index(end)}
-
-def choices_of(exported, task, path):
-    """Runs lm-eval on a file -> of each question, in order, the log-likelihoods of its endings."""
+def scores_of(exported, task, rows):
+    """Runs lm-eval -> of each question, in order, the log-likelihoods of its endings."""
     where = f"{folder}/{task}"
     os.makedirs(where)
-    with open(path, encoding="utf-8") as f, open(f"{where}/{task}.jsonl", "w", encoding="utf-8") as copy:
-        copy.write(f.read())
+    write_lines(f"{where}/{task}.jsonl", rows)
     offline = dict(HF_HOME=f"{folder}/home", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     run(sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={exported},trust_remote_code=True,dtype=float32",
         "--include_path", f"{ROOT}/dev/lm_eval", "--tasks", task, "--device", "cpu", "--batch_size", "8", "--log_samples",
@@ -52,8 +45,7 @@ def choices_of(exported, task, path):
     with open(results, encoding="utf-8") as f:
         scores = json.load(f)["results"][task]
     print(f"     {task}: lm-eval", " ".join(f"{name} {scores[name + ',none']:.4f}" for name in ("acc", "acc_norm", "acc_bytes")))
-    with open(samples, encoding="utf-8") as f:
-        logged = sorted(map(json.loads, f), key=lambda sample: sample["doc_id"])
+    logged = sorted(read_lines(samples), key=lambda sample: sample["doc_id"])
     return [[float(loglikelihood) for loglikelihood, _ in sample["filtered_resps"]] for sample in logged]
 
 def best(scores):
@@ -62,14 +54,12 @@ def best(scores):
 
 if len(sys.argv) > 2:
     model, *extensions, questions = sys.argv[1:]
+    most = None
 elif len(sys.argv) == 1:
-    model, extensions, questions = f"{folder}/model", [f"{folder}/fr.safetensors"], f"{folder}/questions"
+    model, extensions, questions, most = f"{folder}/model", [f"{folder}/fr.safetensors"], "data/toy", 100
     run("./nr", "pretrain", "--data", "data/toy", "--known", "en", "--pretrain-steps", "100", "--layers", "2", "--channels", "64",
         "--context", "64", "-o", model)
     run("./nr", "extend", "-i", model, "--data", "data/toy", "--gate-input", "prefix", "--gate-init", "random", "--steps", "60", "-o", extensions[0])
-    os.makedirs(questions)
-    for domain in "en", "fr":
-        write_lines(f"{questions}/{domain}_choices.jsonl", toy_questions(domain))
 else:
     sys.exit("usage: check_choices.py [MODEL [EXT...] FOLDER]")
 run(sys.executable, f"{ROOT}/dev/export_hf.py", model, *extensions, f"{folder}/exported")
@@ -77,8 +67,8 @@ copies = []
 for task in "en_choices", "fr_choices":
     path = f"{questions}/{task}.jsonl"
     if os.path.exists(path):
-        rows = [json.loads(line) for line in open(path, encoding="utf-8") if line.strip()]
-        scores = choices_of(f"{folder}/exported", task, path)
+        rows = read_lines(path)[:most]
+        scores = scores_of(f"{folder}/exported", task, rows)
         a_byte = [[s / len(e.encode()) for s, e in zip(own, row["endings"])] for own, row in zip(scores, rows)]
         for kind, by in ("sum", scores), ("bytes", a_byte):
             copies.append((f"{folder}/{task}.jsonl.{kind}", "acc" if kind == "sum" else "acc_norm", len(rows)))
