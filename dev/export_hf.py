@@ -4,21 +4,22 @@ A model of nr and its extensions as a folder that transformers loads. Needs nump
 
     export_hf.py MODEL [EXTENSION...] OUT        then, in Python, with transformers:
         AutoModelForCausalLM.from_pretrained("OUT", trust_remote_code=True)
-        AutoTokenizer.from_pretrained("OUT", trust_remote_code=True)       (a tokenizer of GPT-2; it runs no code
-                                                                            of ours, but asks if it may)
+        AutoTokenizer.from_pretrained("OUT", trust_remote_code=True)
     export_hf.py --peft MODEL LORA OUT           a LoRA as a folder of PEFT:
         PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained("MODEL"), "OUT")
 
-The extensions are given in the order of training. A model that nr finetuned is a folder already;
-without extensions it is exported all the same.
+The extensions are given in the order of training. The folder's type is nr_gpt2, not gpt2: without
+trust_remote_code transformers 5 asks, and then refuses the model rather than load the backbone alone;
+the tokenizer, which is GPT-2's, it loads whatever the answer is.
 """
 import json, os, shutil, struct, sys
 import numpy as np
-from reference import backbone_shapes, extension_shapes, linear_shapes, read_safetensors, values_hash, write_safetensors
+from reference import backbone_shapes, extension_shapes, read_safetensors, values_hash, write_safetensors
 
 SIZES = {key: int for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")}
-SETTINGS = dict(method=str, gate=str, gate_input=str, local=str, upon=str, hash=str, hidden=int, rank=int, new_rows=int,
-                steps=int, alpha=float, p=float, q=float)
+SETTINGS = {**dict.fromkeys(("method", "gate", "gate_input", "local", "upon", "hash"), str),
+            **dict.fromkeys(("hidden", "rank", "new_rows", "steps"), int),
+            **dict.fromkeys(("alpha", "p", "q"), float)}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
@@ -34,8 +35,9 @@ def read(file, shapes_of):
     try:
         tensors, about = read_safetensors(file)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
-        sys.exit(f"{file}: is not a safetensors file, or it has tensors that are not F64, F32, F16, I64 or I32")
-    tensors = {name.removeprefix("transformer."): t for name, t in tensors.items()}  # GPT-2's have either name
+        sys.exit(f"{file}: is not a safetensors file, or has tensors other than F64, F32, F16, I64, I32")
+    # GPT-2's tensors have either name.
+    tensors = {name.removeprefix("transformer."): t for name, t in tensors.items()}
     shapes = shapes_of(about)
     for name, shape in shapes.items():
         if name not in tensors or tensors[name].shape != shape:
@@ -46,7 +48,8 @@ def read(file, shapes_of):
 def tensor_shapes(config, about):
     """name -> shape of an extension's tensors, in nr's order."""
     H, R, N = (int(about[key]) for key in ("hidden", "rank", "new_rows"))
-    shapes = extension_shapes(config, "lora" if R else about["method"], about["gate"], about["gate_input"], H, R, N)
+    method = "lora" if R else about["method"]
+    shapes = extension_shapes(config, method, about["gate"], about["gate_input"], H, R, N)
     return {**shapes, "wte.ids": (N,)} if N else shapes
 
 def read_config(folder):
@@ -62,8 +65,8 @@ def read_config(folder):
     return config
 
 def read_model(folder, files):
-    """-> config, {name: array}, [({name: array}, metadata) of each extension]. Refuses an extension that was
-    trained upon other values: each file says the hash of what it stands upon."""
+    """-> config, {name: array}, [({name: array}, metadata) of each extension]. Refuses an extension that
+    was trained upon other values: each file says the hash of what it stands upon."""
     config, extensions = read_config(folder), []
     weights, _ = read(os.path.join(folder, "model.safetensors"), lambda _: backbone_shapes(config))
     weights = {name: t.astype(np.float32) for name, t in weights.items()}
@@ -73,9 +76,12 @@ def read_model(folder, files):
         check_settings(file, about, SETTINGS)
         if about["method"] in ("backbone", "naive", "finetune"):
             sys.exit(f"{file}: is a model, expected an extension")
+        for key, words in ("gate", ("relu", "sigmoid", "none")), ("gate_input", ("layer", "prefix")):
+            if about[key] not in words:
+                sys.exit(f"{file}: \"{key}\" is {about[key]}, expected {' or '.join(words)}")
         if about["upon"] not in [f"{h:016x}" for h in hashes]:
-            sys.exit(f"{file}: trained upon a model with hash {about['upon']}, this one has {hashes[-1]:016x} "
-                     "(extensions in the order of training)")
+            sys.exit(f"{file}: trained upon a model with hash {about['upon']}, this one has "
+                     f"{hashes[-1]:016x} (extensions in the order of training)")
         return tensor_shapes(config, about)
 
     for file in files:
@@ -94,9 +100,10 @@ def assemble(folder, files):
     """-> the config and the tensors of modeling_nr.py's model."""
     config, weights, extensions = read_model(folder, files)
     config.pop("unseen_tokens", None)                                      # nr's own record
-    config.pop("dtype", None)                                              # a newer name of torch_dtype
-    config.update(model_type="nr_gpt2", architectures=["NRForCausalLM"], torch_dtype="float32",
-                  auto_map={"AutoConfig": "modeling_nr.NRConfig", "AutoModelForCausalLM": "modeling_nr.NRForCausalLM"},
+    config.pop("torch_dtype", None)                                        # the former name of dtype
+    config.update(model_type="nr_gpt2", architectures=["NRForCausalLM"], dtype="float32",
+                  auto_map={"AutoConfig": "modeling_nr.NRConfig",
+                            "AutoModelForCausalLM": "modeling_nr.NRForCausalLM"},
                   extensions=[about for _, about in extensions])
     tensors = {"transformer." + name: t for name, t in weights.items()}
     for e, (own, _) in enumerate(extensions):
@@ -130,10 +137,10 @@ def export_peft(model, file, out):
     if about["rank"] == "0":
         sys.exit(f"{file}: its method is {about['method']}, PEFT has a form for lora only")
     rank = int(about["rank"])
-    # nr adds x A B without a scale: PEFT's scale, lora_alpha / r, is 1. GPT-2's layers are Conv1D, W (in, out).
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model, "r": rank,
-              "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": True, "inference_mode": True,
-              "target_modules": ["c_attn", "c_proj", "c_fc"]}
+    # nr adds x A B without a scale: PEFT's, lora_alpha / r, is 1. GPT-2's layers have W (in, out).
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": model,
+              "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none", "inference_mode": True,
+              "fan_in_fan_out": True, "target_modules": ["c_attn", "c_proj", "c_fc"]}
     out_tensors = {}
     for name, t in tensors.items():
         layer, _, kind = name.rpartition(".")
@@ -141,7 +148,8 @@ def export_peft(model, file, out):
             out_tensors[f"base_model.model.transformer.{layer}.lora_{kind[-1].upper()}.weight"] = t.T
     if "wte.ids" in tensors:
         config["trainable_token_indices"] = tensors["wte.ids"].tolist()
-        out_tensors["base_model.model.transformer.wte.token_adapter.trainable_tokens_delta"] = tensors["wte.rows"]
+        out_tensors["base_model.model.transformer.wte.token_adapter.trainable_tokens_delta"] = \
+            tensors["wte.rows"]                                            # the rows, whatever the name
     os.makedirs(out, exist_ok=True)
     write_json(os.path.join(out, "adapter_config.json"), config)
     write_safetensors(os.path.join(out, "adapter_model.safetensors"), out_tensors, {})

@@ -24,12 +24,13 @@ from reference import adamw, values_hash, write_safetensors
 
 
 def load(folder, *files):
-    """A model with extensions, in the order of training. The last one is to be trained, or the backbone if there
-    is none."""
+    """A model with extensions, in the order of training. The last one is to be trained, or the backbone
+    if there is none."""
     config, tensors = assemble(folder, files)
-    model = NRForCausalLM(NRConfig(**{k: v for k, v in config.items() if k != "auto_map"})).eval()  # no dropout
-    _, unknown = model.load_state_dict({name: torch.tensor(t) for name, t in tensors.items()}, strict=False)
-    assert not unknown, unknown
+    del config["auto_map"]
+    model = NRForCausalLM(NRConfig(**config)).eval()                       # eval: no dropout
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]          # which is tied
+    model.load_state_dict({name: torch.tensor(t) for name, t in tensors.items()})
     if files:
         model.requires_grad_(False)
         model.extensions[-1].requires_grad_(True)
@@ -50,12 +51,12 @@ def read_tokens(file):
     return np.fromfile(file, np.uint16, header[2], offset=1024), header[3]
 
 def draw(random, p, q, old, negatives, new, B, T):
-    """A global batch, alike in every process -> tokens (B,T+1), is_old (B), learnt (B): a fraction p is of the files
-    `old`, learnt and seen by the penalty, a fraction q of `negatives`, which only the penalty sees."""
+    """A global batch, alike in every process -> tokens (B,T+1), is_old (B), learnt (B): a fraction p is
+    of the files `old`, learnt and seen by the penalty, a fraction q of `negatives`, only seen by it."""
     x, batch = random.rand(B), []
     for u in x:
         files = old if u < p else negatives if u < p + q else new
-        tokens, _ = files[random.randint(len(files))]
+        _, tokens, _ = files[random.randint(len(files))]
         start = random.randint(len(tokens) - T)
         batch.append(tokens[start:start + T + 1].astype(np.int64))
     return torch.tensor(np.stack(batch)), torch.tensor(x < p + q), torch.tensor((x < p) | (x >= p + q))
@@ -69,15 +70,20 @@ def train(args):
     model = load(args.model, *args.extension)
     extension, about = model.extensions[-1].train(), model.config.extensions[-1]
     params, moments, random = dict(extension.named_parameters()), {}, np.random.RandomState(args.seed)
-    paths = [[os.path.join(args.data, f"{d}_train.bin") for d in names.split(",") if d] for names in (args.old, args.new)]
-    old, new, negatives = ([read_tokens(f) for f in files] for files in (*paths, [f for f in args.negatives.split(",") if f]))
-    for file, (tokens, _) in zip(sum(paths, []) + args.negatives.split(","), old + new + negatives):
-        if len(tokens) <= args.context or tokens.max() >= model.config.vocab_size:
-            sys.exit(f"{file}: {len(tokens)} tokens up to {max(tokens, default=0)}, expected more than {args.context} "
-                     f"below {model.config.vocab_size}")
-    if len({vocabulary for _, vocabulary in old + new + negatives if vocabulary}) > 1:
+    B, T, config = args.batch, args.context, model.config
+    L, C, V = config.n_layer, config.n_embd, config.vocab_size
+    def read_all(paths):
+        found = [(path, *read_tokens(path)) for path in paths]
+        for file, tokens, _ in found:
+            if len(tokens) <= T or tokens.max() >= V:
+                sys.exit(f"{file}: {len(tokens)} tokens up to {max(tokens, default=0)}, "
+                         f"expected more than {T}, below {V}")
+        return found
+    old, new = (read_all(os.path.join(args.data, d + "_train.bin") for d in domains.split(",") if d)
+                for domains in (args.old, args.new))
+    negatives = read_all(path for path in args.negatives.split(",") if path)
+    if len({vocabulary for _, _, vocabulary in old + new + negatives if vocabulary}) > 1:
         sys.exit("these files were not made by one tokenizer")
-    B, T, L, C = args.batch, args.context, model.config.n_layer, model.config.n_embd
     alpha, local = float(about["alpha"]), about["local"] if extension.has_adapter else "none"
     p, q = float(about["p"]) if old else 0, float(about["q"]) if negatives else 0
     for step in range(1, args.steps + 1):
@@ -86,10 +92,12 @@ def train(args):
         logits = model(mine[:, :-1], use_cache=False).logits
         # every mean is a sum over this process's share, divided by the global batch's count
         targets = torch.where(mine_learnt[:, None], mine[:, 1:], -100)     # what cross_entropy ignores
-        lm = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / (learnt.sum().clamp(min=1) * T)
+        lm = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        lm = lm / (learnt.sum().clamp(min=1) * T)
         l_local = torch.zeros(())
         if local == "l1" and is_old.any():
-            l_local = sum(r[mine_old].abs().sum() for r in extension.residues.values()) / (L * is_old.sum() * T * C)
+            l_local = sum(r[mine_old].abs().sum() for r in extension.residues.values())
+            l_local = l_local / (L * is_old.sum() * T * C)
         if local == "ce":
             target = (~mine_old).float()[:, None].expand(-1, T)
             l_local = sum(F.binary_cross_entropy_with_logits(z, target, reduction="sum")
@@ -97,9 +105,10 @@ def train(args):
         grads = torch.autograd.grad(lm + alpha * l_local, list(params.values()))
         flat = torch.cat([g.flatten() for g in grads] + [lm.detach()[None], l_local.detach()[None]])
         if world > 1:
-            dist.all_reduce(flat)                                          # one message a step: gradients and losses
+            dist.all_reduce(flat)                                          # one message: gradients and losses
         parts = flat.split([g.numel() for g in grads] + [1, 1])
-        adamw(params, {n: g.view_as(params[n]) for n, g in zip(params, parts)}, moments, step, args.lr, args.weight_decay)
+        grads = {name: g.view_as(w) for (name, w), g in zip(params.items(), parts)}
+        adamw(params, grads, moments, step, args.lr, args.weight_decay)
         if rank == 0:
             print(f"step {step} loss {parts[-2].item():.6f} local {parts[-1].item():.6f}", flush=True)
     if rank == 0:
@@ -108,7 +117,8 @@ def train(args):
         dist.destroy_process_group()
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     command = parser.add_subparsers(required=True).add_parser("train")
     command.add_argument("model", metavar="MODEL")
     command.add_argument("extension", metavar="EXT", nargs="+")
@@ -116,9 +126,9 @@ if __name__ == "__main__":
     command.add_argument("--old", default="", help="one domain, or several with commas between")
     command.add_argument("--new", required=True)
     command.add_argument("--negatives", default="", metavar="FILE", help="text that only the penalty sees")
-    for name, kind, default in (("steps", int, 100), ("batch", int, 8), ("context", int, 128), ("lr", float, 1e-3),
-                                ("seed", int, 1), ("weight-decay", float, 0.0)):
-        command.add_argument("--" + name, type=kind, default=default)
+    for name, default in (("steps", 100), ("batch", 8), ("context", 128), ("seed", 1), ("lr", 1e-3),
+                          ("weight-decay", 0.0)):
+        command.add_argument("--" + name, type=type(default), default=default)
     command.add_argument("-o", required=True, metavar="OUT")
     try:
         train(parser.parse_args())

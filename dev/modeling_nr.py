@@ -1,6 +1,6 @@
 """
-GPT-2 with nr's extensions for transformers (5, or 4 from 4.56 on). dev/export_hf.py copies this file
-into every folder it writes, from where
+GPT-2 with nr's extensions, for transformers 5 and 4.57. dev/export_hf.py copies this file into every
+folder it writes, from where
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
 
 class NRConfig(GPT2Config):
@@ -26,9 +26,10 @@ class Extension(nn.Module):
     def __init__(self, config, about):
         super().__init__()
         self.gate, self.reads_prefix = about["gate"], about["gate_input"] == "prefix"
-        self.residues, self.z = {}, {}                   # by layer, of the last pass in training: see hf_neutral.py
+        self.residues, self.z = {}, {}                   # by layer, of the last pass in training
         C, H, R, N = config.n_embd, int(about["hidden"]), int(about["rank"]), int(about["new_rows"])
-        linear = {"attn.c_attn": (C, 3*C), "attn.c_proj": (C, C), "mlp.c_fc": (C, 4*C), "mlp.c_proj": (4*C, C)}
+        linear = {"attn.c_attn": (C, 3*C), "attn.c_proj": (C, C),
+                  "mlp.c_fc": (C, 4*C), "mlp.c_proj": (4*C, C)}
         for h in (f"h.{l}." for l in range(config.n_layer)):
             if H:
                 self.add(h + "adapter.wi", C, H)
@@ -71,7 +72,7 @@ class Extensions(nn.ModuleList):
     def __init__(self, model, abouts):
         super().__init__(Extension(model.config, about) for about in abouts)
         self.layers = model.config.n_layer
-        self.cache = self.mask = self.prefix = None      # of the pass that is under way
+        self.cache = self.mask = self.prefix = self.twice = None           # of the pass that is under way
         gpt = model.transformer
         if any(e.reads_prefix for e in self):
             gpt.register_forward_pre_hook(self.begin, with_kwargs=True)
@@ -89,28 +90,35 @@ class Extensions(nn.ModuleList):
 
     def begin(self, gpt, args, kwargs):
         """Makes the cache, if there is to be one, for GPT2Model would make it where we do not see it."""
-        name = "cache" if "cache" in kwargs else "past_key_values"         # what later and earlier versions say
+        name = "cache" if "cache" in kwargs else "past_key_values"         # as later and earlier versions say
         self.cache, self.mask = kwargs.get(name), kwargs.get("attention_mask")
         wanted = gpt.config.use_cache if kwargs.get("use_cache") is None else kwargs["use_cache"]
-        if gpt.training and gpt.gradient_checkpointing:
+        self.twice = gpt.training and gpt.gradient_checkpointing           # blocks run again for gradients
+        if self.twice:
             self.cache = None                            # transformers uses none then, either
         elif wanted and self.cache is None:
             self.cache = kwargs[name] = DynamicCache()
-        if self.cache is not None and not isinstance(self.cache, Cache):
-            raise ValueError(f"nr's prefix gate: the cache is a {type(self.cache).__name__}, expected a Cache")
+        if self.cache is not None and not isinstance(self.cache, DynamicCache):     # a static one has no room
+            raise ValueError(f"nr's prefix gate: a {type(self.cache).__name__}, expected a DynamicCache")
         return args, kwargs
 
     def look_back(self, mlp, inputs):
-        """prefix (B, T, 2C): the first block's u beside its mean over the positions so far. The mean needs
-        every u since the first token. They lie in the cache, as the keys of one layer more than the model
-        has, so whatever generate() does to keys and values (beams, cropping) is done to them too."""
+        """prefix (B, T, 2C): the first block's u beside its mean over the positions so far. The mean
+        needs every u since the first token. They lie in the cache, as the keys of one layer more than
+        the model has: whatever generate() does to keys (beams, cropping) is done to them too."""
         u = inputs[0]
         seen, T = u, u.shape[1]
+        if self.twice and not torch.is_grad_enabled():   # then no gradient would come back from other blocks
+            raise ValueError("nr's prefix gate: gradient checkpointing is reentrant, expected "
+                             "gradient_checkpointing_kwargs={'use_reentrant': False}")
         if self.cache is not None:
             while len(self.cache.layers) <= self.layers:
                 self.cache.layers.append(DynamicLayer())
             keys, _ = self.cache.layers[self.layers].update(u[:, None], u[:, None, :, :0])
             seen = keys[:, 0]
+            if seen.shape[1] != self.cache.get_seq_length():
+                raise ValueError(f"nr's prefix gate: the cache holds {self.cache.get_seq_length()} tokens, "
+                                 f"expected the {seen.shape[1]} that this model has seen")
         seen = seen.float()
         if self.mask is None:
             counted = torch.ones_like(seen[..., :1])
@@ -124,7 +132,7 @@ class Extensions(nn.ModuleList):
 
     def end(self, gpt, inputs, output):
         self.cache = None
-        if not self.training:                            # gradient checkpointing runs the blocks once more
+        if not self.twice:
             self.mask = self.prefix = None
 
     def add_residues(self, l, mlp, inputs, output):      # FFN(u) -> FFN(u) + sum of r(u)
