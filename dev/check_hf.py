@@ -10,7 +10,9 @@ to 1e-4.
 
 Logits are compared with dev/reference.py's, and losses and greedy texts with nr's own.
 """
-import csv, os, shutil, subprocess, sys, tempfile, time
+import csv, os, shutil, subprocess, sys, tempfile, time, warnings
+folder = tempfile.mkdtemp()
+os.environ.update(HF_HOME=f"{folder}/home", HF_HUB_OFFLINE="1")            # before transformers is imported
 import numpy as np
 import peft
 import torch
@@ -25,7 +27,7 @@ from hf_neutral import read_tokens
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-folder = tempfile.mkdtemp()
+warnings.simplefilter("ignore", FutureWarning)
 DATA, T, DRAWN = "data/toy", 64, 40
 failed = 0
 print(f"transformers {transformers.__version__}, peft {peft.__version__}, torch {torch.__version__}, "
@@ -230,7 +232,7 @@ for words in [], ["--new-rows", "0"]:
     extend(x, "-i", ours, "--method", "lora", *words)
     dev("export_hf.py", "--peft", ours, x, f"{folder}/peft")
     model = peft.PeftModel.from_pretrained(hf(ours), f"{folder}/peft").eval()
-    say(f"PEFT: lora {' '.join(words)}: loss", nr_loss(ours, "fr", "-x", x), hf_loss(model, "fr"))
+    say(f"PEFT: {' '.join(['lora', *words])}: loss", nr_loss(ours, "fr", "-x", x), hf_loss(model, "fr"))
     shutil.rmtree(f"{folder}/peft")
 
 # Training that goes on under torchrun, beside the same steps of dev/reference.py.
