@@ -7,8 +7,8 @@ lm_eval; run it at the top of the repository after `make`. Nothing is downloaded
     dev/check_choices.py MODEL [EXT...] FOLDER    FOLDER has en_choices.jsonl, fr_choices.jsonl or both
 
 lm-eval runs the model as dev/export_hf.py writes it. The check writes each file twice more, its labels
-being lm-eval's choices by log-likelihood (FILE.sum) and by log-likelihood a byte (FILE.bytes). By these
-labels nr is right on every question.
+being lm-eval's choices by log-likelihood (FILE.sum) and by log-likelihood a character (FILE.norm). By
+these labels nr is right on every question.
 """
 import csv, glob, json, os, subprocess, sys, tempfile
 from importlib.metadata import version
@@ -49,7 +49,7 @@ def scores_of(exported, task, rows):
     with open(results, encoding="utf-8") as f:
         scores = json.load(f)["results"][task]
     print(f"     {task}: lm-eval", " ".join(f"{name} {scores[name + ',none']:.4f}"
-                                            for name in ("acc", "acc_norm", "acc_bytes")), flush=True)
+                                            for name in ("acc", "acc_norm")), flush=True)
     logged = sorted(read_lines(samples), key=lambda sample: sample["doc_id"])
     return [[float(loglikelihood) for loglikelihood, _ in sample["filtered_resps"]] for sample in logged]
 
@@ -75,15 +75,14 @@ for task in "en_choices", "fr_choices":
     if os.path.exists(path):
         rows = read_lines(path)[:most]
         scores = scores_of(f"{folder}/exported", task, rows)
-        a_byte = [[s / len(ending.encode()) for s, ending in zip(own, row["endings"])]
-                  for own, row in zip(scores, rows)]
-        for kind, column, by in ("sum", "acc", scores), ("bytes", "acc_norm", a_byte):
+        norm = [[s / len(ending) for s, ending in zip(own, row["endings"])] for own, row in zip(scores, rows)]
+        for kind, column, by in ("sum", "acc", scores), ("norm", "acc_norm", norm):
             copies.append((f"{folder}/{task}.jsonl.{kind}", column, len(rows)))
             write_lines(copies[-1][0], [{**row, "label": best(own)} for row, own in zip(rows, by)])
 if not copies:
     sys.exit(f"{questions}: has no en_choices.jsonl or fr_choices.jsonl")
 run("./nr", "eval", "-i", model, *(w for x in extensions for w in ("-x", x)),
-    "--choices", ",".join(path for path, _, _ in copies), "--csv", f"{folder}/nr.csv")
+    *(w for path, _, _ in copies for w in ("--choices", path)), "--csv", f"{folder}/nr.csv")
 failed = 0
 with open(f"{folder}/nr.csv", encoding="utf-8") as f:
     for (path, column, count), row in zip(copies, csv.DictReader(f), strict=True):
