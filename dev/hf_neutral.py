@@ -72,6 +72,8 @@ def train(args):
     params, moments, random = dict(extension.named_parameters()), {}, np.random.RandomState(args.seed)
     B, T, config = args.batch, args.context, model.config
     L, C, V = config.n_layer, config.n_embd, config.vocab_size
+    if T > config.n_positions:
+        sys.exit(f"--context is {T}, the model has {config.n_positions} positions")
     def read_all(paths):
         found = [(path, *read_tokens(path)) for path in paths]
         for file, tokens, _ in found:
