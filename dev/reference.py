@@ -34,8 +34,7 @@ def read_safetensors(file):
             for name, t in header.items()}, metadata
 
 def write_safetensors(file, tensors, metadata):
-    """Floating point tensors go out as F32, integers as I32. The hash that nr writes would be of other values."""
-    metadata = {key: value for key, value in metadata.items() if key != "hash"}
+    """Floating point tensors go out as F32, integers as I32."""
     header, blobs, end = {"__metadata__": {"format": "pt", **metadata}}, [], 0
     for name, t in tensors.items():
         t = np.asarray(t)
@@ -81,17 +80,21 @@ def extension_shapes(config, method, gate, gate_input, H, r, n):
     shapes = {f"h.{l}.{kind}": shape for kind, shape in block.items() for l in range(L)}
     return {**shapes, "wte.rows": (n, C)} if n else shapes
 
-def fingerprint(weights, config):
-    """A 64-bit polynomial hash over the bits of the backbone's float32 values in table order:
-    h <- h K + w + 1. Taken a chunk at a time: h K^n + the sum of (w[i] + 1) K^(n-1-i)."""
-    K, chunk, h = 0x9E3779B97F4A7C15, 1 << 16, 0
+def values_hash(h, tensors):
+    """The hash by which nr knows values, continued from h: h <- h K + w + 1 mod 2^64 over the bits w of each
+    float32 or int32. Taken a chunk at a time: h K^n + the sum of (w[i] + 1) K^(n-1-i)."""
+    K, chunk = 0x9E3779B97F4A7C15, 1 << 16
     powers = np.multiply.accumulate(np.array([1] + [K] * (chunk - 1), np.uint64))[::-1]
-    for name in backbone_shapes(config):
-        w = np.ascontiguousarray(weights[name], np.float32).reshape(-1).view(np.uint32)
+    for t in tensors:
+        w = np.ascontiguousarray(t, np.int32 if np.asarray(t).dtype.kind == "i" else np.float32).reshape(-1).view(np.uint32)
         for i in range(0, len(w), chunk):
             c = w[i:i+chunk].astype(np.uint64) + np.uint64(1)
             h = (h * pow(K, len(c), 1 << 64) + int((c * powers[chunk-len(c):]).sum())) % (1 << 64)
-    return f"{h:016x}"
+    return h
+
+def fingerprint(weights, config):
+    """The hash of a backbone, in table order."""
+    return f"{values_hash(0, (weights[name] for name in backbone_shapes(config))):016x}"
 
 
 # ---- an extension: what is added to a backbone, and trained in its place ---------------
@@ -145,7 +148,8 @@ def new_extension(model, method="neutral", gate=None, local=None, init=None, alp
     return Extension(tensors, {key: str(value) for key, value in about.items()})
 
 def save_extension(extension, file):
-    write_safetensors(file, {name: t.detach() for name, t in extension.tensors.items()}, extension.about)
+    about = {key: value for key, value in extension.about.items() if key != "hash"}    # that is of other values
+    write_safetensors(file, {name: t.detach() for name, t in extension.tensors.items()}, about)
 
 def load_extension(model, file):
     """Read an extension and put it on the model, after those that are there."""
