@@ -2338,7 +2338,7 @@ void eval_choices(const Settings *s, const Model *m) {
         Item *items = items_load(*path, m->tokenizer, P, &count);
         double start = now(), acc = 0, acc_norm = 0, chance = 0;
         for (size_t i = 0; i < count; i++) {
-            bool right[2];
+            bool right[2] = {0};
             item_answer(m, &items[i], &a, tokens, right);
             acc += right[0] / (double)count;
             acc_norm += right[1] / (double)count;

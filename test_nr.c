@@ -1378,6 +1378,18 @@ const Command made[] = {
     {"$extend --steps 5 --method replay --replay 50 -o replay.safetensors",
      "replay.safetensors written"},
     {"$eval -i tuned", "bits/byte"},
+    {"test $(wc -c <tuned/config.json) -lt $(wc -c <model/config.json) && echo fewer are unseen",
+     "fewer are unseen"},
+    {"for i in 1 2 3; do nr eval -i model --data data --domains en --csv one & done; wait;"
+     " cmp one far/c.csv && ls one*", "one\n"},
+    {"nr gates -i model -x neutral.safetensors 'é'", " .\n"},
+    {"nr --version && nr help sample", "nr 2.0: "},
+    {"seq 300000 | tokenizer encode -m data -o data/long_val.bin - &&"
+     " { nr eval -i model --data data --domains long >table & sleep 0.2; kill $!; wait $!;"
+     " test $? = 130; } && rm data/long_val.bin && echo stopped", "stopped"},
+    {"seq 400 >-dash.txt && seq 500 900 >numbers.txt && mkdir real && ln -s real link &&"
+     " prepare_data.sh files --lines -v 300 en=numbers.txt fr=-dash.txt -o link && test -L link &&"
+     " ls real", "vocab.json"},
     {"printf '%s\n' '{\"ctx\": \"the dog\", \"endings\": [\" ran\", \" s\\u00e9\"], \"label\": 1}'"
      " '{\"query\": \"a cat \", \"label\": 0, \"choices\": [\"x\", \"y\", \"z\", \"w\"]}' >items &&"
      " $eval -i model -x prefix.safetensors --choices items --choices items && cat kept",
@@ -1494,6 +1506,9 @@ const Command refused[] = {
     {"$pretrain --context 100000 -o out", "en_train.bin: "},
     {"prepare_data.sh files en=line.txt fr=fr.txt -o out", "has 1 line"},
     {"prepare_data.sh files --lines en=line.txt fr=fr.txt -o out", "has 1 line"},
+    {": >broken.txt; prepare_data.sh files en=en.txt fr=broken.txt -o out", "broken.txt"},
+    {"echo >broken.txt; prepare_data.sh files --lines en=en.txt fr=broken.txt -o out",
+     "broken.txt"},
     {"head -c 1500 data/en_train.bin >data/broken_train.bin; $broken",
      "tokens, but 476 bytes follow it"},
     {"(cat data/en_train.bin; echo) >data/broken_train.bin; $broken", "bytes follow it"},
