@@ -1976,6 +1976,7 @@ void on_interrupt(int signal) {
 
 _Noreturn void end_interrupted(const char *what, const char *how_to_go_on) {
     fprintf(stderr, "\n%s: %s interrupted: %s\n", program, what, how_to_go_on);
+    if (output_temporary) unlink(output_temporary);
     exit(130);
 }
 
@@ -2062,7 +2063,9 @@ Model *teach(Settings *s, long method, double *seconds) {
     if (pretrain) m = model_of_sizes(s, &c);
     if (whole && m->n_extensions) die("--method %s: takes no -x", methods[method].name);
     Loader loader = loader_open(s, &c, pretrain ? s->known : s->new, m->tokenizer);
-    make_folders(s->out, whole);
+    char metadata[1024], *out = join(s->out, "", "");
+    for (char *end = strchr(out, 0); end > out + 1 && end[-1] == '/';) *--end = 0;
+    make_folders(out, whole);
     if (!s->quiet || pretrain) print_settings(s, m);
     Tokens *penalty_only = loader.kept + loader.n_old;
     bool *rows = allocate(m->dims.vocab, sizeof *rows);
@@ -2073,8 +2076,6 @@ Model *teach(Settings *s, long method, double *seconds) {
     if (!whole) c = extension_new(m, &c, rows)->config;
     else tokens_mark(m->unseen, &loader.new, 1, false);
 
-    char metadata[1024], *out = join(s->out, "", "");
-    for (char *end = strchr(out, 0); end > out + 1 && end[-1] == '/';) *--end = 0;
     StateFile file = {join(out, "", ".state"), metadata, s->save_every, s->resume};
     char *weights = join(out, whole ? "/model.safetensors" : "", "");
     config_describe(metadata, &c, m, &loader);
@@ -2254,7 +2255,7 @@ void command_run(Settings *s) {
     s->quiet = true;
     make_folders(s->out, true);
     char *csv = join(s->out, "/", "results.csv"), *before = folder_list(s->out, "");
-    if (*before) printf("%s: has %s; what this run makes replaces its like\n", s->out, before);
+    if (*before) printf("%s: has %s; what this run makes anew is replaced\n", s->out, before);
     for (long method = BACKBONE; method < METHODS; method++) {
         Settings own = *s;
         bool whole = methods[method].uses & SET_BACKBONE;
@@ -2307,13 +2308,14 @@ void command_extend(Settings *s) {
 
 // Answers a multiple-choice item as lm-evaluation-harness does: by the ending that is likeliest
 // after the context, in all (acc) or for each of its characters (acc_norm), and says which of the
-// two is right. a is for one sequence, and tokens (its positions + 1) are those that it has run:
-// what begins alike, as the endings of an item do, is run once.
+// two is right. a is for one sequence, and tokens (its positions) are those of its last pass: what
+// begins alike, as the endings of an item do, is run once.
 void item_answer(const Model *m, const Item *item, Activations *a, int *tokens, bool right[2]) {
     double least[2] = {INFINITY, INFINITY};
     for (size_t k = 0; k < item->endings; k++) {
         size_t count = item->count[k], n = count - item->context, start = 0;
-        while (start + 1 < item->context && item->ids[k][start] == tokens[start]) start++;
+        while (start + 1 < item->context && start < a->T && item->ids[k][start] == tokens[start])
+            start++;
         memcpy(tokens, item->ids[k], count * sizeof *tokens);
         a->n_logits = n;
         model_forward(m, a, tokens + start, 1, count - 1, start);
@@ -2330,7 +2332,7 @@ void item_answer(const Model *m, const Item *item, Activations *a, int *tokens, 
 void eval_choices(const Settings *s, const Model *m) {
     size_t P = m->dims.positions, count;
     Activations a = activations_new(m, 1, P, P, false);
-    int *tokens = memset(allocate(P + 1, sizeof *tokens), -1, P * sizeof *tokens);
+    int *tokens = allocate(P, sizeof *tokens);
     FILE *csv = s->csv ? output_open(s->csv) : NULL;
     if (csv) fprintf(csv, "file,items,acc,acc_norm,chance\n");
     printf("\n   items     acc  acc_norm   chance\n");
@@ -2361,6 +2363,7 @@ void command_eval(Settings *s) {
     const Extension *x = last_extension(m);
     TrainConfig c = x ? x->config : train_config(s, BACKBONE);
     bool gated = x && x->sets & SET_GATE;
+    if (s->csv) make_folders(s->csv, false);
     if (*s->choices) {
         eval_choices(s, m);
         model_free(m);
@@ -2371,7 +2374,6 @@ void command_eval(Settings *s) {
     all.n_files = all.n_known = domains_load(all.files, s->data, s->domains, s->split,
                                              m->tokenizer, 2);
     for (size_t i = 0; i < all.n_files; i++) all.role[i] = "";
-    if (s->csv) make_folders(s->csv, false);
     print_settings(s, m);
     results_add(&all, m, &c, m->n_extensions, 0);
     printf("\n%-8s %10s %9s %11s %10s", s->split, "tokens", "nats", "perplexity", "bits/byte");

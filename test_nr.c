@@ -1277,18 +1277,20 @@ void test_evaluate(void) {
 // Items of random tokens, whose endings and their order in the cache are random too, against every
 // ending run by itself from the start.
 void test_choices(void) {
-    enum { P = 16, ITEMS = 60 };
+    enum { P = 16, ITEMS = 200 };
     Model *m = random_model((Dims){.layers = 2, .heads = 2, .channels = 6, .positions = P});
     plug(m, false, "--hidden=7 --gate-input=prefix");
     Activations a = activations_new(m, 1, P, P, false), b = activations_new(m, 1, P, P, false);
-    int tokens[P + 1] = {-1}, context[P], V = m->dims.vocab;
+    int tokens[P] = {0}, context[P], V = m->dims.vocab;
     begin("multiple choice");
     for (size_t i = 0; i < ITEMS; i++) {
-        Item item = {.endings = 2 + i % 3, .context = 1 + i % 5, .label = i % 2};
+        Item item = {.endings = 2 + i % 3, .label = i % 2};
         double least[2] = {INFINITY, INFINITY};
         size_t best[2] = {0};
+        item.context = 1 + random_bits(&dice) % 9;
         bool right[2];
-        if (i % 5 == 0) draw_tokens(context, P, V);  // the next ones begin alike
+        if (i % 5 == 0) draw_tokens(context, P, V);  // the next ones begin alike, and some contexts
+        if (i % 4 == 3) memcpy(context, tokens, sizeof context);  // go on where the last item ends
         for (size_t k = 0; k < item.endings; k++) {
             size_t n = item.count[k] = item.context + 1 + random_bits(&dice) % 7;
             int *ids = item.ids[k] = allocate(P, sizeof *ids);
@@ -1305,6 +1307,8 @@ void test_choices(void) {
                 least[1] = sum / item.characters[k], best[1] = k;
         }
         item_answer(m, &item, &a, tokens, right);
+        compare(rounding, a.own.at[A_LOGITS] + (a.n_logits - 1) * V,
+                b.own.at[A_LOGITS] + (b.n_logits - 1) * V, V, "the last token");
         for (int k = 0; k < 2; k++)
             expect(right[k] == (best[k] == item.label), "item %zu: the answer is %zu", i, best[k]);
     }
@@ -1395,6 +1399,9 @@ const Command made[] = {
      " $eval -i model -x prefix.safetensors --choices items --choices items && cat kept",
      "\nitems,2,"},
     {"cat kept", ",0.375000\nitems,2,"},
+    {"nr eval -i model --choices items --csv new/folder/csv && cat new/folder/csv", "items,2,"},
+    {"$extend --steps 1 -o slash.safetensors/ && test -f slash.safetensors && echo a file",
+     "a file"},
     {"$run -o run $tiny --steps 5 >table && cat run/results.csv", "\nneutral,1,1,fr,new,"},
     {"$run -o run $tiny --steps 5 --methods naive",
      "run: has adapter.safetensors, backbone, finetune,"},
@@ -1484,9 +1491,9 @@ const Command refused[] = {
      "--method naive: takes no -x"},
     {"$extend -o kept/out", "kept: is a file, not a folder"},
     {"rm -rf broken; $pretrain --layers 1 --channels 8 --pretrain-steps 9999 -o broken >brokens"
-     " 2>&1 &\n while kill -0 $! && ! grep -q trains brokens; do :; done\n"
+     " 2>&1 &\n while kill -0 $! && ! grep -qs trains brokens; do :; done\n"
      " $pretrain $tiny -o broken/; s=$?; kill $!; wait; exit $s",
-     "broken/: another process is writing there"},
+     "broken: another process is writing there"},
     {"$pretrain -o kept/out", "kept: is a file, not a folder"},
     {"nr gates -i model -x neutral.safetensors", "1 to 16 tokens, here 0"},
     {"nr gates -i model 'the dog'", "gates: expected -x FILE that has gates, and a"},
@@ -1500,8 +1507,10 @@ const Command refused[] = {
     // texts
     {"nr --data none -o out", "none: has no vocab.json or tokenizer.json"},
     {"nr pretrain --data none -o out", "none: has no vocab.json or tokenizer.json"},
-    {"nr pretrain --data data --known xx -o out", "data/xx_train.bin: not there; data has"},
-    {"$extend --negatives xx -o kept", "data/xx_train.bin: not there; data has"},
+    {"nr pretrain --data data --known xx -o out", "data/xx_train.bin: not there (what is: de_"},
+    {"$extend --negatives xx -o kept", "data/xx_train.bin: not there (what is: de_"},
+    {"cp items broken.items && nr eval -i model $broken_items --csv broken.items",
+     "broken.items: is also an input"},
     {"$run --new en -o out", "domains en,en: en is there twice"},
     {"$pretrain --context 100000 -o out", "en_train.bin: "},
     {"prepare_data.sh files en=line.txt fr=fr.txt -o out", "has 1 line"},
@@ -1534,7 +1543,7 @@ const Command refused[] = {
     {"items '{\"ctx\": \"a\", \"endings\": [\"b\", 7], \"label\": 0}'",
      "ending 1: expected a text"},
     {"items '{\"ctx\": \"a\", \"endings\": [\"'$(seq 20)'\"], \"label\": 0}'",
-     "expected at most 16"},
+     "the context's, at most 16"},
     {"items the dog", "broken.items: line 3: JSON: expected a value at byte 0"},
     {": >broken.items; $eval -i model $broken_items", "broken.items: is empty, expected items"},
     // extensions

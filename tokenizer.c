@@ -175,7 +175,7 @@ void make_folders(const char *path, int whole) {
         if (*c == '/') *c = 0, make_folder(target), *c = '/';
     if (access(folder, W_OK)) die("%s: cannot be written: %s", folder, strerror(errno));
     if (whole && flock(open(folder, O_RDONLY), LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
-        die("%s: another process is writing there", folder);
+        die("%s: another process is writing there: wait, or choose another", folder);
     free(target), free(folder);
 }
 
@@ -249,7 +249,8 @@ FILE *output_open(const char *path) {
 // Puts the file from output_open in its place, all of it on disk; dies, naming it and the reason,
 // if any write failed.
 void output_close(FILE *file) {
-    errno = EIO; // for a write that failed long ago
+    input_refuse(output_path); // read since it was opened
+    errno = EIO;               // for a write that failed long ago
     if (fflush(file) || ferror(file) || (output_temporary && fsync(fileno(file)))
         || (file != stdout && fclose(file))
         || (output_temporary && rename(output_temporary, output_path)))
@@ -419,7 +420,7 @@ void settings_apply(void *base, size_t size, const Setting *table, const char *t
 // Reads the words of a command line into *base: -l VALUE, --name VALUE or --name=VALUE of the
 // settings that the command, called `name`, takes. given gets a bit for each setting that is there.
 // Words that are no option move to the front of argv. Returns how many there are, or -1 if one asks
-// for help or the version, which its first line says; dies at anything else.
+// for help or, of the whole program, its version; dies at anything else.
 int settings_read(void *base, const Setting *table, int count, uint64_t *given, int command,
                   const char *name, int argc, char **argv) {
     int words = 0;
@@ -983,7 +984,8 @@ uint32_t merge_number(const Tokenizer *t, uint32_t left, uint32_t right) {
 // Encodes one word of n bytes into ids, which has room for n, and returns how many there are. Of
 // all pairs it takes the one that was merged first in training, merges it wherever it is, from the
 // left on, and looks again, until no pair can be merged. There are as many passes as there are
-// different merges in the word: a million spaces are fast, a million random letters take a minute.
+// different merges in the word: a million spaces are fast; a million random letters take minutes
+// with GPT-2's vocabulary.
 size_t encode_word(const Tokenizer *t, const char *word, size_t n, int *ids) {
     for (size_t i = 0; i < n; i++) ids[i] = byte_id[(unsigned char)word[i]];
     for (;;) {
@@ -1264,7 +1266,7 @@ Tokens tokens_load(const char *path, const Tokenizer *t, size_t least) {
 
 // Returns what is in a folder and has this ending, without it, separated by commas, to be freed.
 char *folder_list(const char *folder, const char *ending) {
-    struct dirent **entries;
+    struct dirent **entries = NULL;
     char *names = join("", "", "");
     int count = scandir(folder, &entries, NULL, alphasort);
     for (int i = 0; i < count; free(entries[i++])) {
@@ -1276,7 +1278,7 @@ char *folder_list(const char *folder, const char *ending) {
         free(names);
         names = longer;
     }
-    if (count >= 0) free(entries);
+    free(entries);
     return names;
 }
 
@@ -1299,7 +1301,7 @@ size_t domains_load(Tokens *files, const char *folder, const char *list, const c
         if (snprintf(path, sizeof path, "%s/%s_%s.bin", folder, name, split) >= (int)sizeof path)
             die("%s: path too long", folder);
         if (access(path, F_OK) && errno == ENOENT)
-            die("%s: not there; %s has %s", path, folder, folder_list(folder, ".bin"));
+            die("%s: not there (what is: %s)", path, folder_list(folder, ".bin"));
         files[count] = tokens_load(path, t, least);
         memcpy(files[count].name, name, sizeof name);
         for (size_t i = 0; i < count; i++)
@@ -1336,7 +1338,8 @@ void tokens_free(Tokens *texts, size_t count) {
 #ifdef TOKENIZER_LIBRARY
 // -------------------------------------------------------------------------------------------------
 // Multiple-choice items: files of JSON lines as HellaSwag publishes them, {"ctx": "...", "endings":
-// ["...", ...], "label": 0}; "query" and "choices" are other names of the first two.
+// ["...", ...], "label": 0}; "query" and "choices" are other names of the first two. A blank goes
+// between context and ending, unless either brings its own.
 
 enum { MAX_ENDINGS = 64 };
 
@@ -1367,11 +1370,12 @@ Item item_read(const char *where, const char *line, size_t size, const Tokenizer
         size_t k = item.endings++;
         if (x->type != '"' || !*x->string || k == MAX_ENDINGS)
             die("%s: ending %zu: expected a text, and at most %d", where, k, MAX_ENDINGS);
-        char *text = join(context->string, "", x->string);
+        char *text = join(context->string, context->string[length] || *x->string == ' ' ? "" : " ",
+                          x->string);
         item.ids[k] = tokenizer_encode(t, text, strlen(text), &item.count[k]);
         if (item.count[k] > most || item.count[k] <= item.context)
-            die("%s: ending %zu: %zu tokens, %zu of them context, expected at most %zu", where, k,
-                item.count[k], item.context, most);
+            die("%s: ending %zu: %zu tokens in all, expected more than the context's, at most %zu",
+                where, k, item.count[k], most);
         for (const char *c = x->string; *c; c++) item.characters[k] += (*c & 0xc0) != 0x80;
         free(text);
     }

@@ -19,7 +19,8 @@ tile[i * PANEL + j] + more + => tile[i * PANEL + j] - more +
 sum = k0 ? at : add ? add + (at - c) : NULL; => sum = k0 > KC ? at : add ? add + (at - c) : NULL;
 if (bias) sum[i][j] += ((const vec *)bias)[j]; => if (bias) sum[i][j] += ((const vec *)bias)[0];
 c[j] += x[0] * w[j] + x[1] * w1[j] => c[j] += x[0] * w[j] - x[1] * w1[j]
-while (start + 1 < item->context && item->ids[k][start] == tokens[start]) start++; => while (start + 1 < item->context) start++;
+start < a->T && item->ids[k][start] == tokens[start]) => start < a->T)
+start < a->T && item->ids => item->ids
 losses[] = {loss, loss / item->characters[k]}; => losses[] = {loss, loss};
 s.gate += gate[i], s.closed += gate[i] == 0; => s.gate += gate[i], s.closed += gate[i] > 0;
 o[i] = o[i] * rstd * w[i] + b[i]; => o[i] = o[i] * rstd * w[i] - b[i];
