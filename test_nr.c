@@ -1406,9 +1406,9 @@ const Command made[] = {
     {"$run -o run $tiny --steps 5 --methods naive",
      "run: has adapter.safetensors, backbone, finetune,"},
     {"$pretrain --layers 1 --channels 256 --context 32 --pretrain-steps 1 -o wide >table &&"
-     " OMP_DISPLAY_AFFINITY=true OMP_AFFINITY_FORMAT='level %L' OMP_MAX_ACTIVE_LEVELS=4"
+     " OMP_DISPLAY_AFFINITY=true OMP_AFFINITY_FORMAT='level %L.%n' OMP_MAX_ACTIVE_LEVELS=4"
      " OMP_NUM_THREADS=3 nr extend -i wide --data data --method replay --replay 99 --steps 1"
-     " -o x.safetensors 2>&1 >table | grep 'level 2' | wc -l", "0\n"},
+     " -o x.safetensors 2>&1 >table | grep 'level 2.[1-9]' | wc -l", "0\n"},
     {"$run -o chain $tiny --steps 5 --new fr,de --methods finetune,lora,neutral >table &&"
      " cat chain/results.csv", "\nneutral,1,2,de,new,"},
     {"$eval -i chain/backbone -x chain/neutral-fr.safetensors -x chain/neutral-de.safetensors",

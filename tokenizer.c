@@ -1467,8 +1467,8 @@ void safetensors_write(const char *path, const StoredList *list, uint64_t upon,
     }
     fputc('}', text);
     while (ftell(text) % 8 > 0) fputc(' ', text); // so that the data is aligned
-    if (ferror(text) || fclose(text)) die("%s: out of memory for its header", path);
-    fwrite(&(uint64_t){size}, sizeof(uint64_t), 1, file);
+    if (ferror(text) || fclose(text) || !header) die("%s: out of memory for its header", path);
+    fwrite(&(uint64_t){size}, 8, 1, file);
     fwrite(header, 1, size, file);
     free(header);
     for (const Stored *x = list->at; x < list->at + list->count; x++) {
