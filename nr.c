@@ -1598,8 +1598,10 @@ enum { VECTOR_BYTES = 16, MR = 8, NR = 3 };   // 24 sums in 32 registers
 #else
 enum { VECTOR_BYTES = 16, MR = 6, NR = 2 };   // SSE2 and anything else: 12 sums in 16 registers
 #endif
-typedef real vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
 enum { LANES = VECTOR_BYTES / sizeof(real) };
+
+static inline vec load(const real *x) { vec v; memcpy(&v, x, sizeof v); return v; }
 
 // In a form that compilers vectorise (libm's expf is a call for each value). In float: e^x = 2^n
 // e^r with n the integer nearest to x / ln 2. Adding 1.5 * 2^23 rounds to it, and leaves it in the
@@ -1730,14 +1732,14 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
     for (size_t k = 0; k < K; k++, a.at += a.col, b += PANEL)
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < NR; j++)
-                sum[i][j] += a.at[i * a.row] * ((const vec *)b)[j];
+                sum[i][j] += a.at[i * a.row] * load(b + j * LANES);
     if (height == MR && width == PANEL) {
         for (int i = 0; i < MR; i++)
             for (int j = 0; j < NR; j++) {
                 size_t at = i * c_row + j * LANES;
-                if (add) sum[i][j] += *(const vec *)(add + at);
-                if (bias) sum[i][j] += ((const vec *)bias)[j];
-                *(vec *)(c + at) = sum[i][j];
+                if (add) sum[i][j] += load(add + at);
+                if (bias) sum[i][j] += load(bias + j * LANES);
+                memcpy(c + at, &sum[i][j], sizeof(vec));
             }
         return;
     }
@@ -1983,9 +1985,9 @@ _Noreturn void end_interrupted(const char *what, const char *how_to_go_on) {
 // Printed first by every command that computes for long.
 void print_settings(const Settings *s, const Model *m) {
     const Dims *d = &m->dims;
-    printf("nr: seed %ld, threads: %d, data: %s\nmodel: %zu layers, %zu heads, %zu channels, "
+    printf("nr: seed %ld, threads: %d\nmodel: %zu layers, %zu heads, %zu channels, "
            "context %zu, vocabulary %zu: %.3fM parameters\n", s->train.seed, omp_get_max_threads(),
-           s->data, d->layers, d->heads, d->channels, d->positions, d->vocab, 1e-6 * m->w.size);
+           d->layers, d->heads, d->channels, d->positions, d->vocab, 1e-6 * m->w.size);
 }
 
 // Loads an extension and plugs it in. Dies unless it was trained upon m as it is, or as it was with
@@ -2247,7 +2249,6 @@ void results_open(Results *all, const Settings *s) {
 // it.
 void command_run(Settings *s) {
     static Results all;
-    int n_new = list_length(s->new);
     uint64_t hash = 0;  // of the backbone
     methods_check(s);
     results_open(&all, s);
@@ -2259,7 +2260,7 @@ void command_run(Settings *s) {
     for (long method = BACKBONE; method < METHODS; method++) {
         Settings own = *s;
         bool whole = methods[method].uses & SET_BACKBONE;
-        int stages = method == BACKBONE ? 1 : is_chosen(s, method) ? n_new : 0;
+        int stages = method == BACKBONE ? 1 : is_chosen(s, method) ? list_length(s->new) : 0;
         char *strings[1 + 2 * MAX_DOMAINS];
         size_t n = 0;
         own.in = strings[n++] = join(s->out, "/", "backbone");

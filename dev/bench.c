@@ -99,7 +99,7 @@ static real read_piece(const real *x)
 {
     vec sum[8] = {{0}};
     for (size_t i = 0; i < PIECE; i += 8 * LANES)
-        for (int j = 0; j < 8; j++) sum[j] += *(const vec *)(x + i + j * LANES);
+        for (int j = 0; j < 8; j++) sum[j] += load(x + i + j * LANES);
     for (int j = 1; j < 8; j++) sum[0] += sum[j];
     return sum[0][0];  // every lane had to be added for it
 }

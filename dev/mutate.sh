@@ -17,7 +17,7 @@ if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add); => 
 dbias[j] += dout[t * O + j]; => dbias[j] += dout[j];
 tile[i * PANEL + j] + more + => tile[i * PANEL + j] - more +
 sum = k0 ? at : add ? add + (at - c) : NULL; => sum = k0 > KC ? at : add ? add + (at - c) : NULL;
-if (bias) sum[i][j] += ((const vec *)bias)[j]; => if (bias) sum[i][j] += ((const vec *)bias)[0];
+if (bias) sum[i][j] += load(bias + j * LANES); => if (bias) sum[i][j] += load(bias);
 c[j] += x[0] * w[j] + x[1] * w1[j] => c[j] += x[0] * w[j] - x[1] * w1[j]
 start < a->T && item->ids[k][start] == tokens[start]) => start < a->T)
 start < a->T && item->ids => item->ids
