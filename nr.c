@@ -2365,6 +2365,7 @@ void command_eval(Settings *s) {
     TrainConfig c = x ? x->config : train_config(s, BACKBONE);
     bool gated = x && x->sets & SET_GATE;
     if (s->csv) make_folders(s->csv, false);
+    print_settings(s, m);
     if (*s->choices) {
         eval_choices(s, m);
         model_free(m);
@@ -2375,7 +2376,6 @@ void command_eval(Settings *s) {
     all.n_files = all.n_known = domains_load(all.files, s->data, s->domains, s->split,
                                              m->tokenizer, 2);
     for (size_t i = 0; i < all.n_files; i++) all.role[i] = "";
-    print_settings(s, m);
     results_add(&all, m, &c, m->n_extensions, 0);
     printf("\n%-8s %10s %9s %11s %10s", s->split, "tokens", "nats", "perplexity", "bits/byte");
     if (gated) printf("%8s %7s", "gate", "closed");
@@ -2400,7 +2400,7 @@ void command_sample(Settings *s) {
     printf("%s", s->prompt);
     double start = now();
     long drawn = continue_text(m, count ? prompt : &end, count ? count : 1, s->count,
-                                     s->temperature, s->train.seed, false);
+                               s->temperature, s->train.seed, false);
     printf("\n");
     fprintf(stderr, "[%ld tokens, %.0f tokens/s]\n", drawn, drawn / (now() - start));
     free(prompt);
