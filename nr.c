@@ -82,10 +82,9 @@ size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 static inline real exponential(real x);  // e^x
 static inline real sigmoid(real x) { return 1 / (1 + exponential(-x)); }
 
-// Of n numbers: a . b, the sum, the sum of sizes, the largest. A sum's order depends on n only.
+// Of n numbers: a . b, the sum, the largest. A sum's order depends on n only.
 real dot(size_t n, const real *a, const real *b);
 real total(size_t n, const real *a);
-real l1_norm(size_t n, const real *a);
 real largest(size_t n, const real *a);
 
 // Element (i, j) of a matrix is at[i * row + j * col]: to transpose it, swap the two steps.
@@ -95,13 +94,14 @@ Matrix plain(const real *x, size_t width) { return (Matrix){x, width, 1}; }
 Matrix transposed(const real *x, size_t width) { return (Matrix){x, 1, width}; }
 
 // c (M, N; its rows lie c_row apart) = a (M, K) b (K, N) + add (as c; may be c itself) + bias (N).
-// add and bias may be NULL. It gives the same bits on any number of threads. To port nr to other
-// hardware, replace this function first.
+// add and bias may be NULL. Products are summed in order, KC at a time: the same bits on any number
+// of threads. To port nr to other hardware, replace this function first.
+enum { KC = 768 };
 void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
             const real *bias, const real *add);
 
 // Returns `size` reals of memory to work in. Each thread has its own, kept from call to call.
-enum { FOR_PACKED_B, FOR_PACKED_A, FOR_LAYERS, SCRATCHES };
+enum { FOR_PACKED_B, FOR_PACKED_A, FOR_LAYERS, FOR_ROWS, SCRATCHES };
 real *scratch(int slot, size_t size);
 
 // Random numbers: splitmix64, whose state is one counter. Each purpose has a stream of its own.
@@ -131,13 +131,11 @@ void linear_backward(real *dx, real *dw, real *dbias, const real *dout, const re
     if (dx) matmul(dx, I, n, I, O, plain(dout, O), transposed(w, O), NULL, add);
     if (dw) matmul(dw, O, I, O, n, transposed(x, I), plain(dout, O), NULL, NULL);
     if (!dbias) return;
+    memset(dbias, 0, O * sizeof(real));
     #pragma omp parallel for
-    for (size_t j0 = 0; j0 < O; j0 += STRIP) {
-        size_t j1 = min_size(j0 + STRIP, O);
-        memset(dbias + j0, 0, (j1 - j0) * sizeof(real));
+    for (size_t j0 = 0; j0 < O; j0 += STRIP)
         for (size_t t = 0; t < n; t++)
-            for (size_t j = j0; j < j1; j++) dbias[j] += dout[t * O + j];
-    }
+            for (size_t j = j0; j < min_size(j0 + STRIP, O); j++) dbias[j] += dout[t * O + j];
 }
 
 // out (n, C) = z * w + b with z = (x - mean) rstd: each row of x brought to mean 0 and variance 1.
@@ -172,16 +170,15 @@ void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const re
             dx[t * C + i] += rstd * (dz[i] - mean_dz - z[i] * mean_dzz);
     }
     if (!dw) return;
+    memset(dw, 0, C * sizeof(real));
+    memset(db, 0, C * sizeof(real));
     #pragma omp parallel for
-    for (size_t j0 = 0; j0 < C; j0 += STRIP) {
-        size_t j1 = min_size(j0 + STRIP, C);
-        for (size_t j = j0; j < j1; j++) dw[j] = db[j] = 0;
+    for (size_t j0 = 0; j0 < C; j0 += STRIP)
         for (size_t t = 0; t < n; t++)
-            for (size_t j = j0; j < j1; j++) {
+            for (size_t j = j0; j < min_size(j0 + STRIP, C); j++) {
                 dw[j] += dout[t * C + j] * (x[t * C + j] - stats[2 * t]) * stats[2 * t + 1];
                 db[j] += dout[t * C + j];
             }
-    }
 }
 
 // GELU in GPT-2's tanh form, x (1 + tanh(k (x + a x^3))) / 2 with k = sqrt(2 / pi), a = 0.044715.
@@ -205,6 +202,16 @@ void gelu_backward(real *dx, const real *dout, const real *x, size_t size) {
     }
 }
 
+// x (n) = e^(scale (x - max)) / sum, which is softmax(scale x): the largest is taken off so that no
+// power overflows. Returns the sum of the powers.
+real softmax(real *x, size_t n, real scale, real *max) {
+    *max = largest(n, x);
+    for (size_t i = 0; i < n; i++) x[i] = exponential((x[i] - *max) * scale);
+    real sum = total(n, x), norm = 1 / sum;
+    for (size_t i = 0; i < n; i++) x[i] *= norm;
+    return sum;
+}
+
 enum { QUERIES = 64 };  // positions that attention handles at once, with no keys beyond the last
 
 // Causal attention of NH heads over qkv (B, T, 3C), each head with hs = C/NH channels:
@@ -224,11 +231,8 @@ void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, 
             real *a = att + (head * T + t0) * T;  // (t1 - t0, t1), its rows T apart
             matmul(a, T, t1 - t0, t1, hs, queries, keys, NULL, NULL);
             for (size_t t = t0; t < t1; t++) {
-                real *row = a + (t - t0) * T;
-                real max = largest(t + 1, row);
-                for (size_t i = 0; i <= t; i++) row[i] = exponential((row[i] - max) * scale);
-                real norm = 1 / total(t + 1, row);
-                for (size_t i = 0; i <= t; i++) row[i] *= norm;
+                real *row = a + (t - t0) * T, max;
+                softmax(row, t + 1, scale, &max);
                 memset(row + t + 1, 0, (t1 - t - 1) * sizeof(real));
             }
             real *out = y + (b * T + t0) * C + h * hs;
@@ -280,21 +284,17 @@ void embedding_forward(real *x, const int *tokens, const real *wte, const real *
 }
 
 // Adds every row of dx to its token's row of dwte, where the head has written already, and to its
-// position's row of dwpe (P, C), which may be NULL. row_of (V) says which row of dwte a token has,
-// -1: none; if it is NULL, every token has its own.
-void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens,
-                        const int *row_of, size_t B, size_t T, size_t P, size_t C) {
+// position's row of dwpe (P, C).
+void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *tokens, size_t B,
+                        size_t T, size_t P, size_t C) {
+    memset(dwpe, 0, P * C * sizeof(real));
     #pragma omp parallel for
-    for (size_t i0 = 0; i0 < C; i0 += STRIP) {
-        size_t i1 = min_size(i0 + STRIP, C);
-        for (size_t t = 0; t < P && dwpe; t++)
-            for (size_t i = i0; i < i1; i++) dwpe[t * C + i] = 0;
-        for (size_t t = 0; t < B * T; t++) {
-            int row = row_of ? row_of[tokens[t]] : tokens[t];
-            for (size_t i = i0; i < i1 && row >= 0; i++) dwte[row * C + i] += dx[t * C + i];
-            for (size_t i = i0; i < i1 && dwpe; i++) dwpe[t % T * C + i] += dx[t * C + i];
-        }
-    }
+    for (size_t i0 = 0; i0 < C; i0 += STRIP)
+        for (size_t t = 0; t < B * T; t++)
+            for (size_t i = i0; i < min_size(i0 + STRIP, C); i++) {
+                dwte[tokens[t] * C + i] += dx[t * C + i];
+                dwpe[t % T * C + i] += dx[t * C + i];
+            }
 }
 
 // losses (n) = -log softmax(logits)[target], and 0 where the target is -1. The logits (n, V) become
@@ -302,12 +302,9 @@ void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *token
 void crossentropy_forward(real *losses, real *logits, const int *targets, size_t n, size_t V) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
-        real *p = logits + t * V;
-        real max = largest(V, p), target = targets[t] < 0 ? 0 : p[targets[t]] - max;
-        for (size_t i = 0; i < V; i++) p[i] = exponential(p[i] - max);
-        real sum = total(V, p), norm = 1 / sum;
-        for (size_t i = 0; i < V; i++) p[i] *= norm;
-        losses[t] = targets[t] < 0 ? 0 : (real)log(sum) - target;
+        real *p = logits + t * V, target = targets[t] < 0 ? 0 : p[targets[t]], max;
+        real sum = softmax(p, V, 1, &max);
+        losses[t] = targets[t] < 0 ? 0 : (real)log(sum) - (target - max);
     }
 }
 
@@ -325,16 +322,18 @@ void crossentropy_backward(real *probabilities, const int *targets, real scale, 
 }
 
 // -------------------------------------------------------------------------------------------------
-// 3. The heart: the gated neutral adapter (paper, section 3), and LoRA beside it.
+// 3. The heart: the gated neutral adapter (paper, section 3).
 
 typedef enum { GATE_RELU, GATE_SIGMOID, GATE_NONE } GateKind;
 typedef enum { LOCAL_L1, LOCAL_CE, LOCAL_NONE } LocalKind;  // of l_local: |r|_1, cross-entropy
 
 // What one layer's adapter keeps of n tokens for the backward pass, which leaves gradients in some.
+// Of the matrices only the first m rows are in use, for the m tokens whose gates are open.
 typedef struct {
+    real *open_u;           // (n, C): the rows of u that A reads
     real *wi_u, *wg_u;      // (n, H): Wi u, and Wg u; afterwards wg_u holds its gradient
     real *hidden;           // (n, H): SiLU(Wg u) * (Wi u)
-    real *adapter;          // (n, C): A(u); afterwards its gradient
+    real *adapter;          // (n, C): A(u); afterwards du
     real *z, *gate;         // (n):    w . input + b, and g; afterwards z holds its gradient
     real *l1;               // (n):    |r|_1 / C, the token's term of l_local
     const real *gate_input; // (n, G): what the gate reads: u, or what room 4 makes of it
@@ -362,23 +361,57 @@ void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u
     }
 }
 
+// A closed gate costs nothing: where g is exactly 0, so are r, dA and dz, and A need not be run. So
+// the rows whose gates are open are gathered, and what A makes of them is scattered back: the price
+// of an extension follows the text that it is for. It takes a ReLU, whose gates close.
+//
+// Lists the open rows and returns their number m. A single one is joined by a closed one: matmul
+// sums a single row in another order, and all bits shall be as if every row were run.
+size_t open_rows(int *rows, const real *gate, GateKind kind, size_t n) {
+    size_t m = 0;
+    for (size_t t = 0; t < n; t++)
+        if (gate[t] != 0 || kind != GATE_RELU) rows[m++] = t;
+    if (m == 1 && n > 1) rows[m++] = rows[0] == 0;
+    return m;
+}
+
+// to (m, C) = those rows of from (n, C)
+void gather(real *to, const real *from, const int *rows, size_t m, size_t C) {
+    #pragma omp parallel for
+    for (size_t k = 0; k < m; k++) memcpy(to + k * C, from + rows[k] * C, C * sizeof(real));
+}
+
+// Those rows of to (n, C) = from (m, C)
+void scatter(real *to, const real *from, const int *rows, size_t m, size_t C) {
+    #pragma omp parallel for
+    for (size_t k = 0; k < m; k++) memcpy(to + rows[k] * C, from + k * C, C * sizeof(real));
+}
+
 // out (n, C) += g(u) A(u) for the rows of u (n, C), and fills `r`.
 void residue_forward(real *out, Residue r, const real *u, ResidueTensors w, GateKind kind, size_t n,
                      size_t C, size_t H, size_t G) {
-    linear_forward(r.wi_u, u, w.wi, NULL, NULL, n, C, H);
-    linear_forward(r.wg_u, u, w.wg, NULL, NULL, n, C, H);
-    swiglu_forward(r.hidden, r.wi_u, r.wg_u, n * H);
-    linear_forward(r.adapter, r.hidden, w.wo, NULL, NULL, n, H, C);
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
-        const real *a = r.adapter + t * C;
         real z = kind == GATE_NONE ? 0 : dot(G, w.gate_w, r.gate_input + t * G) + w.gate_b[0];
         real relu = z <= 0 ? 0 : z;  // NaN stays NaN
-        real g = kind == GATE_RELU ? relu : kind == GATE_SIGMOID ? sigmoid(z) : 1;
-        for (size_t i = 0; i < C; i++) out[t * C + i] += g * a[i];
         r.z[t] = z;
-        r.gate[t] = g;
-        r.l1[t] = g * l1_norm(C, a) / C;
+        r.gate[t] = kind == GATE_RELU ? relu : kind == GATE_SIGMOID ? sigmoid(z) : 1;
+        r.l1[t] = 0;
+    }
+    int *rows = (int *)scratch(FOR_ROWS, n);
+    size_t m = open_rows(rows, r.gate, kind, n);
+    gather(r.open_u, u, rows, m, C);
+    linear_forward(r.wi_u, r.open_u, w.wi, NULL, NULL, m, C, H);
+    linear_forward(r.wg_u, r.open_u, w.wg, NULL, NULL, m, C, H);
+    swiglu_forward(r.hidden, r.wi_u, r.wg_u, m * H);
+    linear_forward(r.adapter, r.hidden, w.wo, NULL, NULL, m, H, C);
+    #pragma omp parallel for
+    for (size_t k = 0; k < m; k++) {
+        const real *a = r.adapter + k * C, g = r.gate[rows[k]];
+        real *o = out + rows[k] * C, l1 = 0;
+        #pragma omp simd reduction(+ : l1)
+        for (size_t i = 0; i < C; i++) o[i] += g * a[i], l1 += a[i] < 0 ? -a[i] : a[i];
+        r.l1[rows[k]] = g * l1 / C;
     }
 }
 
@@ -386,6 +419,17 @@ void residue_forward(real *out, Residue r, const real *u, ResidueTensors w, Gate
 //     -log g on new tokens    -log(1 - g) on old ones,    from z, so that neither log overflows.
 double gate_crossentropy(double z, bool is_old) {
     return log1p(exp(-fabs(z))) + (z > 0 ? z : 0) - (is_old ? 0 : z);
+}
+
+// linear_backward of open rows. dw is summed in the pieces in which matmul would sum all rows.
+void open_rows_backward(real *dx, real *dw, const real *dout, const real *x, const real *w,
+                        const real *add, const int *rows, size_t m, size_t I, size_t O) {
+    linear_backward(dx, NULL, NULL, dout, x, w, add, m, I, O);
+    if (dw) memset(dw, 0, I * O * sizeof(real));
+    for (size_t k = 0, end; dw && k < m; k = end) {
+        for (end = k; end < m && rows[end] / KC == rows[k] / KC;) end++;
+        matmul(dw, O, I, O, end - k, transposed(x + k * I, I), plain(dout + k * O, O), NULL, dw);
+    }
 }
 
 // dout (n, C) is the gradient at the block's output, hence at r = g A. It holds already what the
@@ -404,12 +448,15 @@ double gate_crossentropy(double z, bool is_old) {
 //
 // Adds to du and dinput, which may be the same and may be NULL. dhidden (n, H) is room to work in.
 void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dout, Residue r,
-                      const real *u, ResidueTensors w, GateKind kind, LocalKind local, real weight,
+                      ResidueTensors w, GateKind kind, LocalKind local, real weight,
                       const int *is_old, real *dhidden, size_t n, size_t C, size_t H, size_t G) {
+    int *rows = (int *)scratch(FOR_ROWS, n);
+    size_t m = open_rows(rows, r.gate, kind, n);
+    memset(r.z, 0, n * sizeof(real));
     #pragma omp parallel for
-    for (size_t t = 0; t < n; t++) {
-        real *a = r.adapter + t * C, *dr = scratch(FOR_LAYERS, C);
-        real g = r.gate[t];
+    for (size_t k = 0; k < m; k++) {
+        size_t t = rows[k];
+        real *a = r.adapter + k * C, *dr = scratch(FOR_LAYERS, C), g = r.gate[t];
         real penalty = local == LOCAL_L1 && is_old[t] && g > 0 ? weight : 0;
         for (size_t i = 0; i < C; i++)
             dr[i] = dout[t * C + i] + penalty * ((a[i] > 0) - (a[i] < 0));
@@ -419,31 +466,16 @@ void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dou
         if (local == LOCAL_CE) dz += weight * (g - (is_old[t] ? 0 : 1));
         r.z[t] = dz;
     }
-    const real *dadapter = r.adapter, *dz = r.z;
-    linear_backward(dhidden, dw.wo, NULL, dadapter, r.hidden, w.wo, NULL, n, H, C);
-    swiglu_backward(dhidden, r.wg_u, dhidden, r.wi_u, r.wg_u, n * H);
-    const real *dwi_u = dhidden, *dwg_u = r.wg_u;
-    linear_backward(du, dw.wi, NULL, dwi_u, u, w.wi, du, n, C, H);
-    linear_backward(du, dw.wg, NULL, dwg_u, u, w.wg, du, n, C, H);
+    const real *dadapter = r.adapter, *dz = r.z, *dwi_u = dhidden, *dwg_u = r.wg_u;
+    open_rows_backward(dhidden, dw.wo, dadapter, r.hidden, w.wo, NULL, rows, m, H, C);
+    swiglu_backward(dhidden, r.wg_u, dhidden, r.wi_u, r.wg_u, m * H);
+    real *open_du = du ? r.adapter : NULL;
+    if (du) gather(open_du, du, rows, m, C);
+    open_rows_backward(open_du, dw.wi, dwi_u, r.open_u, w.wi, open_du, rows, m, C, H);
+    open_rows_backward(open_du, dw.wg, dwg_u, r.open_u, w.wg, open_du, rows, m, C, H);
+    if (du) scatter(du, open_du, rows, m, C);
     if (kind == GATE_NONE) return;
     linear_backward(dinput, dw.gate_w, dw.gate_b, dz, r.gate_input, w.gate_w, dinput, n, G, 1);
-}
-
-// LoRA (Hu et al. 2021, without its scale), beside a linear layer from I to O channels:
-//     low (n, R) = x a        out (n, O) += low b        a: (I, R)    b: (R, O)
-void lora_forward(real *out, real *low, const real *x, const real *a, const real *b, size_t n,
-                  size_t I, size_t O, size_t R) {
-    linear_forward(low, x, a, NULL, NULL, n, I, R);
-    linear_forward(out, low, b, NULL, out, n, R, O);
-}
-
-// dlow = dout b^T     db = low^T dout     da = x^T dlow     dx += dlow a^T
-// dlow (n, R) is room to work in; dx, da and db may be NULL.
-void lora_backward(real *dx, real *da, real *db, real *dlow, const real *dout, const real *low,
-                   const real *x, const real *a, const real *b, size_t n, size_t I, size_t O,
-                   size_t R) {
-    linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O);
-    linear_backward(dx, da, NULL, dlow, x, a, dx, n, I, R);
 }
 
 // -------------------------------------------------------------------------------------------------
@@ -496,14 +528,20 @@ void new_rows_forward(real *wte, const real *rows, const int *ids, size_t N, siz
     }
 }
 
-// Of the head, logits = lnf wte^T, the rows need the N columns of dlogits (n, V) that are theirs:
-//     drows (N, C) = picked^T lnf        picked (n, N): room to work in
+// Of the head, logits = lnf wte^T, the rows need the N columns of dlogits (n, V) that are theirs,
+// and of the first layer's dx (n, C) the tokens that are theirs:
+//     drows (N, C) = picked^T lnf + sums of dx        picked (n, N): room to work in
 void new_rows_backward(real *drows, real *picked, const real *dlogits, const real *lnf,
-                       const int *ids, size_t N, size_t n, size_t V, size_t C) {
+                       const real *dx, const int *tokens, const int *ids, size_t N, size_t n,
+                       size_t V, size_t C) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++)
         for (size_t i = 0; i < N; i++) picked[t * N + i] = dlogits[t * V + ids[i]];
     matmul(drows, C, N, C, n, transposed(picked, N), plain(lnf, C), NULL, NULL);
+    #pragma omp parallel for
+    for (size_t i = 0; i < N; i++)
+        for (size_t t = 0; t < n; t++)
+            for (size_t c = 0; c < C && tokens[t] == ids[i]; c++) drows[i * C + c] += dx[t * C + c];
 }
 
 // -------------------------------------------------------------------------------------------------
@@ -609,8 +647,8 @@ enum { VARIANCE_LOW, VARIANCE_HE, REPLAY_AS_PENALTY = 0, REPLAY_AS_TEXT };  // i
 enum { USES_OLD = 32 };
 enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, REPLAY, METHODS };
 #define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral|replay"
-typedef struct { const char *name; int uses; const char *defaults, *about; } Method;
-const Method methods[METHODS] = {  // by default: gate=none local=none init=low p=0.1 alpha=1
+const struct { const char *name; int uses; const char *defaults, *about; } methods[METHODS] = {
+    // by default: gate=none local=none init=low p=0.1 alpha=1
     {"backbone", SET_BACKBONE, "p=0 warmup=100 floor=0.05 decay=0.1", "pretraining"},
     {"naive", SET_BACKBONE, "p=0 lr=0.001", "finetuning on new text alone"},
     {"finetune", SET_BACKBONE | USES_OLD, "lr=0.001", "all weights"},
@@ -628,7 +666,6 @@ typedef struct {
     TrainConfig config;
     Dims dims;             // the backbone's, with hidden, rank, new_rows and gate_in of its own
     int sets, *ids;        // ids (new_rows): the tokens whose rows of wte it trains
-    int *row_of;           // (V): where a token is among ids, or -1
     uint64_t hash;         // that its file says, if it is from one
     Tensors w;
 } Extension;
@@ -647,8 +684,8 @@ typedef struct {
     uint64_t hash[MAX_EXTENSIONS + 1];
 } Model;
 
-// Continues the hash over the values of the backbone (count 0) or of extension `count`.
-uint64_t model_hash(const Model *m, size_t count);
+// Continues the hash over the values of m's last extension or, if it has none, of its backbone.
+void model_hash(Model *m);
 
 // The last extension, the one that trains; NULL if there is none.
 Extension *last_extension(const Model *m) {
@@ -666,7 +703,7 @@ enum {
     A_X, A_LN1, A_STATS1, A_QKV, A_ATT, A_Y, A_MID, A_U, A_STATS2, A_FC, A_GELU,
     A_LNF, A_STATSF, A_LOGITS, A_LOSSES, A_PREFIX,
     A_DX, A_DNORM, A_DY, A_DQKV, A_DFC, A_DPREFIX, MODEL_BUFFERS,
-    A_WI_U = MODEL_BUFFERS, A_WG_U, A_HIDDEN, A_ADAPTER, A_Z, A_GATE, A_L1, A_DHIDDEN,
+    A_OPEN_U = MODEL_BUFFERS, A_WI_U, A_WG_U, A_HIDDEN, A_ADAPTER, A_Z, A_GATE, A_L1, A_DHIDDEN,
     A_LOW, A_DLOW = A_LOW + 4, A_PICKED, BUFFERS
 };
 const struct { char width; int copies; } buffers[BUFFERS] = {
@@ -681,8 +718,8 @@ const struct { char width; int copies; } buffers[BUFFERS] = {
     {'G', SHARED},                             // A_PREFIX: see room 4
     {'C', ROOM}, {'C', ROOM}, {'C', ROOM},     // A_DX, A_DNORM (dlnf, du, dln1 in turn), A_DY
     {'3', ROOM}, {'4', ROOM}, {'G', ROOM},     // A_DQKV, A_DFC, A_DPREFIX
-    {'H', FOR_BACKWARD}, {'H', FOR_BACKWARD}, {'H', FOR_BACKWARD},  // of extensions, see Residue
-    {'C', FOR_BACKWARD}, {'1', ALWAYS}, {'1', ALWAYS}, {'1', ALWAYS}, {'H', ROOM},
+    {'C', FOR_BACKWARD}, {'H', FOR_BACKWARD},  // of extensions, see Residue
+    {'H', FOR_BACKWARD}, {'H', FOR_BACKWARD}, {'C', FOR_BACKWARD}, {'1', ALWAYS}, {'1', ALWAYS}, {'1', ALWAYS}, {'H', ROOM},
     {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD},
     {'R', ROOM}, {'N', ROOM},
 };
@@ -708,11 +745,12 @@ void layer_at(real *s[BUFFERS], const Buffers *b, size_t l) {
 
 // What extension e keeps in layer l.
 Residue residue_at(const Model *m, const Activations *a, size_t e, size_t l) {
-    bool prefix = m->extension[e]->config.gate_input == INPUT_PREFIX;
-    real *s[BUFFERS], *u = layer_of(&a->own, A_U, l);
+    real *s[BUFFERS], *input = layer_of(&a->own, A_U, l);
     layer_at(s, &a->extension[e], l);
-    return (Residue){s[A_WI_U], s[A_WG_U], s[A_HIDDEN], s[A_ADAPTER], s[A_Z], s[A_GATE], s[A_L1],
-                     prefix ? a->own.at[A_PREFIX] + a->start * 2 * m->dims.channels : u};
+    if (m->extension[e]->config.gate_input == INPUT_PREFIX)
+        input = a->own.at[A_PREFIX] + a->start * 2 * m->dims.channels;
+    return (Residue){s[A_OPEN_U], s[A_WI_U], s[A_WG_U], s[A_HIDDEN], s[A_ADAPTER], s[A_Z],
+                     s[A_GATE], s[A_L1], input};
 }
 
 // Layer l of an extension's adapter and gate: weights, or their gradients.
@@ -721,43 +759,49 @@ ResidueTensors residue_tensors(const Tensors *t, size_t l) {
                             tensor(t, GATE_W, l), tensor(t, GATE_B, l)};
 }
 
-// The four linear layers of a block: where in the table they and their LoRA are, and its
-// activation.
-typedef struct { int w, bias, lora_a, lora_b, low; } Linear;
-const Linear QKV = {QKV_W, QKV_BIAS, QKV_A, QKV_B, A_LOW};
-const Linear PROJ = {PROJ_W, PROJ_BIAS, PROJ_A, PROJ_B, A_LOW + 1};
-const Linear FC = {FC_W, FC_BIAS, FC_A, FC_B, A_LOW + 2};
-const Linear FCPROJ = {FCPROJ_W, FCPROJ_BIAS, FCPROJ_A, FCPROJ_B, A_LOW + 3};
+// The four linear layers of a block, and where in the table their W is; the bias is behind it.
+enum { QKV, PROJ, FC, FCPROJ };
+const int linear_w[] = {QKV_W, PROJ_W, FC_W, FCPROJ_W};
 
-// out = x W + bias + add, and every LoRA beside it. add may be NULL.
-void block_linear_forward(const Model *m, const Activations *a, Linear k, size_t l, real *out,
+// out = x W + bias + add, and beside it every LoRA (Hu et al. 2021, without its scale), of R
+// numbers a row. add may be NULL.
+//     low (n, R) = x a        out (n, O) += low b        a: (I, R)    b: (R, O)
+void block_linear_forward(const Model *m, const Activations *a, int k, size_t l, real *out,
                           const real *x, const real *add) {
-    size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
-    linear_forward(out, x, tensor(&m->w, k.w, l), tensor(&m->w, k.bias, l), add, a->n, I, O);
+    int w = linear_w[k], bias = w + 1, lora_a = QKV_A + 2 * k, lora_b = lora_a + 1;
+    size_t I = tensor_rows(w, &m->dims), O = tensor_cols(w, &m->dims);
+    linear_forward(out, x, tensor(&m->w, w, l), tensor(&m->w, bias, l), add, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *own = m->extension[e];
-        if (own->sets & SET_LORA)
-            lora_forward(out, layer_of(&a->extension[e], k.low, l), x, tensor(&own->w, k.lora_a, l),
-                         tensor(&own->w, k.lora_b, l), a->n, I, O, own->dims.rank);
+        real *low = layer_of(&a->extension[e], A_LOW + k, l);
+        size_t R = own->dims.rank;
+        if (!R) continue;
+        linear_forward(low, x, tensor(&own->w, lora_a, l), NULL, NULL, a->n, I, R);
+        linear_forward(out, low, tensor(&own->w, lora_b, l), NULL, out, a->n, R, O);
     }
 }
 
 const Tensors no_tensors;  // the gradients of an extension that is frozen
 
 // From dout: dx, which may be NULL and is added to if `add`, and the gradients that are in grad.
-void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad, Linear k,
+// Of a LoRA
+//     dlow = dout b^T     db = low^T dout     da = x^T dlow     dx += dlow a^T
+void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad, int k,
                            size_t l, real *dx, bool add, const real *dout, const real *x) {
-    size_t I = tensor_rows(k.w, &m->dims), O = tensor_cols(k.w, &m->dims);
-    linear_backward(dx, tensor(grad, k.w, l), tensor(grad, k.bias, l), dout, x,
-                    tensor(&m->w, k.w, l), add ? dx : NULL, a->n, I, O);
+    int w = linear_w[k], bias = w + 1, lora_a = QKV_A + 2 * k, lora_b = lora_a + 1;
+    size_t I = tensor_rows(w, &m->dims), O = tensor_cols(w, &m->dims);
+    linear_backward(dx, tensor(grad, w, l), tensor(grad, bias, l), dout, x,
+                    tensor(&m->w, w, l), add ? dx : NULL, a->n, I, O);
     for (size_t e = 0; e < m->n_extensions; e++) {
         const Extension *own = m->extension[e];
         const Tensors *d = own == last_extension(m) ? grad : &no_tensors;
-        if (own->sets & SET_LORA)
-            lora_backward(dx, tensor(d, k.lora_a, l), tensor(d, k.lora_b, l),
-                          a->extension[e].at[A_DLOW], dout, layer_of(&a->extension[e], k.low, l), x,
-                          tensor(&own->w, k.lora_a, l), tensor(&own->w, k.lora_b, l), a->n, I, O,
-                          own->dims.rank);
+        real *low = layer_of(&a->extension[e], A_LOW + k, l), *dlow = a->extension[e].at[A_DLOW];
+        size_t R = own->dims.rank;
+        if (!R) continue;
+        linear_backward(dlow, tensor(d, lora_b, l), NULL, dout, low, tensor(&own->w, lora_b, l),
+                        NULL, a->n, R, O);
+        linear_backward(dx, tensor(d, lora_a, l), NULL, dlow, x, tensor(&own->w, lora_a, l),
+                        dx, a->n, I, R);
     }
 }
 
@@ -860,28 +904,6 @@ Loss model_loss(const Training *t) {
     return loss;
 }
 
-// The residues of layer l: from dx, the gradient at the block's output, to du, which may be NULL.
-void residues_backward(const Training *t, Loss loss, size_t l, real *du) {
-    const Model *m = t->m;
-    const Buffers *s = &t->a.own;
-    size_t C = m->dims.channels;
-    for (size_t e = 0; e < m->n_extensions; e++) {
-        const Extension *x = m->extension[e];
-        if (!(x->sets & SET_ADAPTER)) continue;
-        bool last = x == last_extension(m);
-        LocalKind local = last ? x->config.local : LOCAL_NONE;
-        double terms = local == LOCAL_L1 ? C : 1;
-        real weight = x->config.alpha * loss.local_scale / terms;
-        real *dprefix = du ? s->at[A_DPREFIX] : NULL;
-        residue_backward(du, x->config.gate_input == INPUT_PREFIX ? dprefix : du,
-                         residue_tensors(last ? &t->grad : &no_tensors, l), s->at[A_DX],
-                         residue_at(m, &t->a, e, l), layer_of(s, A_U, l), residue_tensors(&x->w, l),
-                         x->config.gate, local, weight, t->batch.is_old,
-                         t->a.extension[e].at[A_DHIDDEN], t->a.n, C, x->dims.hidden,
-                         x->dims.gate_in);
-    }
-}
-
 // Layer l: dx, the gradient at the block's output, becomes that at its input. Of the first block
 // nothing is computed below the first tensor that trains: inside, down to what its u comes from;
 // below, down to the embedding.
@@ -896,7 +918,17 @@ void block_backward(const Training *t, Loss loss, size_t l) {
     real *dx = s[A_DX], *dqkv = s[A_DQKV], *dy = s[A_DY], *dfc = s[A_DFC];
     real *du = s[A_DNORM], *dln1 = s[A_DNORM];  // in turn
     memset(du, 0, n * C * sizeof(real));
-    residues_backward(t, loss, l, inside ? du : NULL);
+    for (size_t e = 0; e < m->n_extensions; e++) {
+        const Extension *x = m->extension[e];
+        bool last = x == last_extension(m), prefix = x->config.gate_input == INPUT_PREFIX;
+        if (!x->dims.hidden) continue;
+        LocalKind local = last ? x->config.local : LOCAL_NONE;
+        real weight = x->config.alpha * loss.local_scale / (local == LOCAL_L1 ? C : 1);
+        residue_backward(inside ? du : NULL, inside ? prefix ? s[A_DPREFIX] : du : NULL,
+                         residue_tensors(last ? grad : &no_tensors, l), dx, residue_at(m, a, e, l),
+                         residue_tensors(&x->w, l), x->config.gate, local, weight, t->batch.is_old,
+                         a->extension[e].at[A_DHIDDEN], n, C, x->dims.hidden, x->dims.gate_in);
+    }
     if (!inside) return;
     if (l == 0 && m->dims.gate_in) prefix_backward(du, s[A_DPREFIX], a->B, a->T, C);
     block_linear_backward(m, a, grad, FCPROJ, l, dfc, false, dx, s[A_GELU]);
@@ -920,24 +952,25 @@ void model_backward(const Training *t, Loss loss) {
     const Buffers *s = &a->own;
     const Extension *x = last_extension(m);
     size_t C = m->dims.channels, V = m->dims.vocab, L = m->dims.layers, n = a->n;
-    real *new_rows = grad->at[NEW_ROWS], *dwte = new_rows ? new_rows : grad->at[WTE];
+    real *dwte = grad->at[WTE], *drows = grad->at[NEW_ROWS];
     real *dlogits = s->at[A_LOGITS], *lnf = s->at[A_LNF], *dlnf = s->at[A_DNORM], *dx = s->at[A_DX];
     memset(s->at[A_DPREFIX], 0, n * m->dims.gate_in * sizeof(real));
     crossentropy_backward(dlogits, t->batch.targets, loss.lm_scale, n, V);
 
     // The head, logits = lnf wte^T, and the last LayerNorm: from dlogits to dx.
     matmul(dlnf, C, n, C, V, plain(dlogits, V), plain(m->wte, C), NULL, NULL);
-    if (new_rows)
-        new_rows_backward(dwte, a->extension[m->n_extensions - 1].at[A_PICKED], dlogits, lnf,
-                          x->ids, x->dims.new_rows, n, V, C);
-    else if (dwte) matmul(dwte, C, V, C, n, transposed(dlogits, V), plain(lnf, C), NULL, NULL);
     memset(dx, 0, n * C * sizeof(real));
     layernorm_backward(dx, grad->at[LNF_W], grad->at[LNF_B], dlnf, layer_of(s, A_X, L),
                        s->at[A_STATSF], m->w.at[LNF_W], n, C);
     for (size_t l = L; l-- > 0;) block_backward(t, loss, l);
-    if (dwte)
-        embedding_backward(dwte, grad->at[WPE], dx, t->batch.tokens, new_rows ? x->row_of : NULL,
-                           a->B, a->T, m->dims.positions, C);
+    const int *tokens = t->batch.tokens;
+    if (dwte) {
+        matmul(dwte, C, V, C, n, transposed(dlogits, V), plain(lnf, C), NULL, NULL);
+        embedding_backward(dwte, grad->at[WPE], dx, tokens, a->B, a->T, m->dims.positions, C);
+    }
+    if (drows)
+        new_rows_backward(drows, a->extension[m->n_extensions - 1].at[A_PICKED], dlogits, lnf, dx,
+                          tokens, x->ids, x->dims.new_rows, n, V, C);
 }
 
 // -------------------------------------------------------------------------------------------------
@@ -951,21 +984,16 @@ double learning_rate(const TrainConfig *c, long step) {
     return c->lr * (c->floor + (1 - c->floor) * 0.5 * (1 + cos(3.141592653589793 * progress)));
 }
 
-// The norm of all of t together. Short sums are taken in real, and added in double.
-double tensors_norm(const Tensors *t) {
-    enum { CHUNK = 4096 };
-    double sum = 0;
-    for (size_t i = 0; i < t->size; i += CHUNK)
-        sum += dot(min_size(CHUNK, t->size - i), t->memory + i, t->memory + i);
-    return sqrt(sum);
-}
-
 // One step on w with gradients g: first and second moments m and v, corrected for their start at
 // zero. A gradient longer than `clip` is scaled to it. Matrices (not biases, LayerNorms and gates)
 // shrink by lr * decay, apart from the gradient. Returns the gradient's norm.
 double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Tensors *v,
                   const Dims *d, long step, double lr, double decay, double clip) {
-    double norm = tensors_norm(g), beta1 = 0.9, beta2 = 0.95;
+    enum { CHUNK = 4096 };  // so many squares are summed in real, and the sums in double
+    double norm = 0, beta1 = 0.9, beta2 = 0.95;
+    for (size_t i = 0; i < g->size; i += CHUNK)
+        norm += dot(min_size(CHUNK, g->size - i), g->memory + i, g->memory + i);
+    norm = sqrt(norm);
     real scale = norm > clip ? clip / norm : 1, epsilon = 1e-8;
     real b1 = beta1, b2 = beta2;
     real rate = lr / (1 - pow(beta1, step)), correction = 1 / (1 - pow(beta2, step));
@@ -1065,6 +1093,7 @@ void state_save(const StateFile *file, const Training *t, const Loader *loader, 
 double state_load(const StateFile *file, Training *t, Loader *loader);  // -> seconds so far
 volatile sig_atomic_t interrupted;  // by Ctrl-C
 _Noreturn void end_interrupted(const char *what, const char *how_to_go_on);
+void threads_adapt(double wall, double cpu);  // after each step, to what the processor has free
 
 // Trains m's last extension or, if it has none, its backbone, on what the loader draws. Returns the
 // seconds it took, over all sittings. When interrupted, saves the state and ends the program. Dies
@@ -1079,7 +1108,9 @@ double train(Model *m, const TrainConfig *c, Loader *loader, const StateFile *fi
     long first = t.step;
     while (t.step < c->steps) {
         loader_next(loader, &t.batch);
+        double wall = now(), cpu = clock();
         Loss loss = training_step(&t, learning_rate(c, t.step + 1), c->decay);
+        threads_adapt(wall, cpu);
         if (!isfinite(loss.lm + loss.local + t.norm))
             die("%s: at step %ld the loss is %g, the gradient's norm %g; a lower --lr may help",
                 name, t.step, loss.lm + loss.local, t.norm);
@@ -1092,7 +1123,7 @@ double train(Model *m, const TrainConfig *c, Loader *loader, const StateFile *fi
             state_save(file, &t, loader, before + now() - start);
         if (stop) end_interrupted(name, join("--resume goes on from", " ", file->path));
     }
-    m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
+    model_hash(m);
     training_free(&t);
     return before + now() - start;
 }
@@ -1116,7 +1147,9 @@ Score evaluate(const Model *m, const Tokens *file, size_t T) {
     for (size_t first = 0; first < count; first += rows) {
         size_t n = min_size(rows, count - first);
         for (size_t i = 0; i <= n; i++) tokens[i] = file->ids[first + i];
+        double wall = now(), cpu = clock();
         model_forward(m, &a, tokens, rows / T, T, 0);
+        threads_adapt(wall, cpu);
         crossentropy_forward(a.own.at[A_LOSSES], a.own.at[A_LOGITS], tokens + 1, n, m->dims.vocab);
         for (size_t i = 0; i < n; i++) {
             size_t length;
@@ -1128,8 +1161,7 @@ Score evaluate(const Model *m, const Tokens *file, size_t T) {
             const real *gate = residue_at(m, &a, m->n_extensions - 1, l).gate;
             for (size_t i = 0; i < n; i++) s.gate += gate[i], s.closed += gate[i] == 0;
         }
-        if (now() - start > 2)
-            progress("eval", first / rows + 1, (count - 1) / rows + 1, file->name, start, rows);
+        progress("eval", first / rows + 1, (count - 1) / rows + 1, file->name, start, rows);
         if (interrupted) end_interrupted("evaluation", "start it again");
     }
     s.bpb = s.loss / 0.6931471805599453 / s.bytes;
@@ -1303,29 +1335,23 @@ StoredList tensors_list(const Tensors *t, const Dims *d, int *ids) {
     for (int id = 0; id < TENSORS; id++)
         for (size_t l = 0; t->layer_size[id] && l < tensor_layers(id, d); l++) {
             size_t rows = table[id].rows == '1' ? 0 : tensor_rows(id, d);
-            Stored *x = stored_add(&list, "F32", rows, tensor_cols(id, d));
-            snprintf(x->name, sizeof x->name, table[id].name, (int)l);
-            x->data = tensor(t, id, l);
+            stored_add(&list, table[id].name, l, "F32", rows, tensor_cols(id, d), tensor(t, id, l));
         }
-    if (d->new_rows) {
-        Stored *x = stored_add(&list, "I32", 0, d->new_rows);
-        strcpy(x->name, "wte.ids");
-        x->data = ids;
-    }
+    if (d->new_rows) stored_add(&list, "wte.ids", 0, "I32", 0, d->new_rows, ids);
     return list;
 }
 
-// What a file holds of m's backbone (count 0) or of its extension `count`.
-StoredList model_list(const Model *m, size_t count) {
-    const Extension *x = count ? m->extension[count - 1] : NULL;
+// What a file holds of m's last extension or, if it has none, of its backbone.
+StoredList model_list(const Model *m) {
+    const Extension *x = last_extension(m);
     return x ? tensors_list(&x->w, &x->dims, x->ids) : tensors_list(&m->w, &m->dims, NULL);
 }
 
-uint64_t model_hash(const Model *m, size_t count) {
-    StoredList list = model_list(m, count);
-    uint64_t hash = stored_hash(count ? m->hash[count - 1] : 0, &list);
+void model_hash(Model *m) {
+    StoredList list = model_list(m);
+    size_t n = m->n_extensions;
+    m->hash[n] = stored_hash(n ? m->hash[n - 1] : 0, &list);
     free(list.at);
-    return hash;
 }
 
 // The sizes and sets of an extension, from its config and the sizes of the model.
@@ -1340,15 +1366,12 @@ void extension_complete(Extension *x, const Dims *d) {
 
 // Plugs x in; from then on it is m's.
 void extension_attach(Model *m, Extension *x) {
-    size_t V = m->dims.vocab;
     if (m->n_extensions == MAX_EXTENSIONS)
         die("at most %d extensions on one model", MAX_EXTENSIONS);
     m->extension[m->n_extensions++] = x;
-    m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
+    model_hash(m);
     if (x->config.gate_input == INPUT_PREFIX) m->dims.gate_in = x->dims.gate_in;
-    x->row_of = memset(allocate(V, sizeof(int)), -1, V * sizeof(int));
-    for (size_t i = 0; i < x->dims.new_rows; i++)
-        m->unseen[x->ids[i]] = false, x->row_of[x->ids[i]] = i;
+    for (size_t i = 0; i < x->dims.new_rows; i++) m->unseen[x->ids[i]] = false;
     if (x->dims.new_rows && m->wte == m->w.at[WTE])
         m->wte = allocate(m->w.layer_size[WTE], sizeof(real));
     embedding_derive(m);
@@ -1361,17 +1384,17 @@ Extension *extension_new(Model *m, const TrainConfig *c, const bool *learn) {
     Extension *x = allocate(1, sizeof *x);
     size_t C = m->dims.channels, V = m->dims.vocab;
     double fifth = 0.2 * m->w.size / (3.0 * C * m->dims.layers);
-    long hidden = c->hidden, rank = c->rank;
+    TrainConfig *own = &x->config;
     int uses = methods[c->method].uses;
-    if (!hidden) hidden = 16 * max_size(1, fifth / 16 + 0.5);
-    if (!rank) rank = (3 * hidden + 15) / 16;
-    x->config = *c;
-    x->config.hidden = uses & SET_ADAPTER ? hidden : 0;
-    x->config.rank = uses & SET_LORA ? rank : 0;
-    x->config.new_rows = 0;
+    *own = *c;
+    own->new_rows = 0;
+    if (!own->hidden) own->hidden = 16 * max_size(1, fifth / 16 + 0.5);
+    if (!own->rank) own->rank = (3 * own->hidden + 15) / 16;
+    if (!(uses & SET_ADAPTER)) own->hidden = 0;
+    if (!(uses & SET_LORA)) own->rank = 0;
     x->ids = allocate(V, sizeof *x->ids);
     for (size_t v = 0; v < V && c->new_rows; v++)
-        if (m->unseen[v] && (!learn || learn[v])) x->ids[x->config.new_rows++] = v;
+        if (m->unseen[v] && (!learn || learn[v])) x->ids[own->new_rows++] = v;
     extension_complete(x, &m->dims);
     x->w = tensors_allocate(x->sets, &x->dims);
     tensors_init(&x->w, &x->dims, c, FOR_EXTENSION);
@@ -1384,7 +1407,7 @@ Extension *extension_new(Model *m, const TrainConfig *c, const bool *learn) {
 // Unplugs m's last extension and frees it.
 void extension_drop(Model *m) {
     Extension *x = m->extension[--m->n_extensions];
-    free(x->w.memory), free(x->ids), free(x->row_of), free(x);
+    free(x->w.memory), free(x->ids), free(x);
 }
 
 // Makes a backbone of random weights. The tokenizer is m's from then on; all tokens are unseen.
@@ -1394,7 +1417,7 @@ Model *model_new(const Dims *d, const TrainConfig *c, Tokenizer *tokenizer) {
     m->wte = m->w.at[WTE];
     m->unseen = memset(allocate(d->vocab, sizeof *m->unseen), true, d->vocab);
     tensors_init(&m->w, d, c, FOR_BACKBONE);
-    m->hash[0] = model_hash(m, 0);
+    model_hash(m);
     return m;
 }
 
@@ -1485,7 +1508,7 @@ Model *model_load(const char *folder) {
     m->w = tensors_load(&file, SET_BACKBONE, &m->dims, NULL);
     free(path), free(weights);
     m->wte = m->w.at[WTE];
-    m->hash[0] = model_hash(m, 0);
+    model_hash(m);
     return m;
 }
 
@@ -1495,7 +1518,7 @@ void model_save(const Model *m, const char *folder, const char *metadata) {
     char *path = join(folder, "/", "config.json");
     char *weights = join(folder, "/", "model.safetensors");
     const Dims *d = &m->dims;
-    StoredList list = model_list(m, 0);
+    StoredList list = model_list(m);
     tokenizer_save(m->tokenizer, folder);
     FILE *file = output_open(path);
     fprintf(file, "{\n  \"architectures\": [\"GPT2LMHeadModel\"],\n  \"model_type\": \"gpt2\",\n"
@@ -1517,7 +1540,7 @@ void model_save(const Model *m, const char *folder, const char *metadata) {
 
 // Saves m's last extension.
 void extension_save(const Model *m, const char *path, const char *metadata) {
-    StoredList list = model_list(m, m->n_extensions);
+    StoredList list = model_list(m);
     safetensors_write(path, &list, m->hash[m->n_extensions - 1], metadata);
     free(list.at);
 }
@@ -1529,9 +1552,9 @@ bool result_load(Model *m, const char *path, const char *metadata) {
     Safetensors s = safetensors_open(path);
     bool same = metadata_compare(&s, metadata, false);
     if (same) {
-        list_load(&s, model_list(m, m->n_extensions));
-        m->hash[m->n_extensions] = model_hash(m, m->n_extensions);
-    } else safetensors_close(&s), input_forget();  // it is written anew
+        list_load(&s, model_list(m));
+        model_hash(m);
+    } else safetensors_close(&s), input_count--;  // it is written anew
     return same;
 }
 
@@ -1540,11 +1563,8 @@ StoredList state_list(const Training *t) {
     const Tensors *const parts[] = {t->w, &t->adam_m, &t->adam_v};
     static const char *const names[] = {"w", "adam_m", "adam_v"};
     StoredList list = {0};
-    for (int i = 0; i < 3; i++) {
-        Stored *x = stored_add(&list, "F32", 0, t->w->size);
-        strcpy(x->name, names[i]);
-        x->data = parts[i]->memory;
-    }
+    for (int i = 0; i < 3; i++)
+        stored_add(&list, names[i], 0, "F32", 0, t->w->size, parts[i]->memory);
     return list;
 }
 
@@ -1569,7 +1589,7 @@ double state_load(const StateFile *file, Training *t, Loader *loader) {
         die("%s: metadata \"place\" is %.60s, expected step, seconds, random state", file->path,
             place);
     list_load(&s, state_list(t));
-    input_forget();  // it is written again
+    input_count--;  // it is written again
     printf("%-9s goes on from step %ld of %s\n", "", t->step, file->path);
     return seconds;
 }
@@ -1586,6 +1606,23 @@ void omp_set_num_threads(int n) {
 }
 void omp_set_max_active_levels(int n) { (void)n; }
 #endif
+
+// Beside another program, threads that wait for each other at every product are slower than one.
+// A step that began at `wall`, when `cpu` had been used, tells by its share of the processor whether
+// there is one: then one thread goes on alone, for a second at first, for longer if that program is
+// still there. (No bit depends on the number of threads.)
+void threads_adapt(double wall, double cpu) {
+    static double rest, until;
+    static int all;
+    int threads = omp_get_max_threads();
+    all = max_size(all, threads);
+    double most = all * (now() - wall) * CLOCKS_PER_SEC;
+    if (threads == all) {
+        rest = clock() - cpu < 0.85 * most ? fmin(2 * rest + 1, 60) : 0;
+        until = now() + rest;
+    }
+    omp_set_num_threads(now() < until ? 1 : all);
+}
 
 // A `vec` is one register full of reals. The multiply keeps MR rows by NR vectors of sums in
 // registers; NR more hold a row of B, and 1 an element of A.
@@ -1634,13 +1671,6 @@ real total(size_t n, const real *a) {
     real sum = 0;
     #pragma omp simd reduction(+ : sum)
     for (size_t i = 0; i < n; i++) sum += a[i];
-    return sum;
-}
-
-real l1_norm(size_t n, const real *a) {
-    real sum = 0;
-    #pragma omp simd reduction(+ : sum)
-    for (size_t i = 0; i < n; i++) sum += a[i] < 0 ? -a[i] : a[i];
     return sum;
 }
 
@@ -1693,7 +1723,7 @@ double random_normal(Random *r) {  // Box and Muller
 //              lie along k: if they do, a tile's MR rows are MR streams as they are.
 //   threads    They share the packed B and divide the rows of C. An element is summed in the same
 //              order whoever computes it: the same bits for any number of threads.
-enum { KC = 768, MC = 48, NC = 3072, PANEL = NR * LANES };  // MC is a multiple of every MR
+enum { MC = 48, NC = 3072, PANEL = NR * LANES };  // MC is a multiple of every MR
 
 // Packs `count` rows or columns of x, which lie `across` apart and whose elements lie `along`
 // apart, into panels of `size`, k by k; the last panel is filled up with 0. Whichever way x lies in
@@ -1713,11 +1743,7 @@ static inline void pack(real *out, size_t size, size_t count, size_t K, const re
     }
     for (size_t i = 0; i < count; i++) {
         real *o = out + i / size * size * K + i % size;
-        for (size_t k0 = 0; k0 < K; k0 += 16) {  // a cache line
-            __builtin_prefetch(x + (i + 4) * across + k0 * along);
-            size_t k1 = min_size(k0 + 16, K);
-            for (size_t k = k0; k < k1; k++) o[k * size] = x[i * across + k * along];
-        }
+        for (size_t k = 0; k < K; k++) o[k * size] = x[i * across + k * along];
     }
 }
 
@@ -1754,35 +1780,34 @@ void multiply_tile(real *c, size_t c_row, size_t height, size_t width, size_t K,
 
 // c (N) = a B + add + bias for a single row: every weight is used once, so the memory's speed is
 // the limit, and packing would read each twice. Columns are divided among the threads.
-void multiply_row(real *c, size_t N, size_t K, Matrix a, Matrix b, const real *bias,
+void multiply_row(real *c, size_t N, size_t K, const real *a, Matrix b, const real *bias,
                   const real *add) {
     size_t threads = omp_get_max_threads();
-    size_t chunk = b.col == 1 ? round_up((N + threads - 1) / threads, 64) : 64;
+    size_t chunk = round_up((N + threads - 1) / threads, 64);
     #pragma omp parallel for if (N * K > 1 << 17)
     for (size_t j0 = 0; j0 < N; j0 += chunk) {
         size_t j1 = min_size(j0 + chunk, N);
         for (size_t j = j0; j < j1; j++) c[j] = (add ? add[j] : 0) + (bias ? bias[j] : 0);
         if (b.col != 1) {
-            for (size_t j = j0; j < j1; j++) c[j] += dot(K, a.at, b.at + j * b.col);
+            for (size_t j = j0; j < j1; j++) c[j] += dot(K, a, b.at + j * b.col);
             continue;
         }
         size_t k = 0;
         for (; k + 4 <= K; k += 4) {  // four rows of B: memory is fastest in several streams
-            real x[4];
-            for (size_t i = 0; i < 4; i++) x[i] = a.at[(k + i) * a.col];
-            const real *w = b.at + k * b.row, *w1 = w + b.row, *w2 = w1 + b.row, *w3 = w2 + b.row;
+            const real *x = a + k, *w = b.at + k * b.row, *v = w + 2 * b.row;
             for (size_t j = j0; j < j1; j++)
-                c[j] += x[0] * w[j] + x[1] * w1[j] + x[2] * w2[j] + x[3] * w3[j];
+                c[j] += x[0] * w[j] + x[1] * w[b.row + j] + x[2] * v[j] + x[3] * v[b.row + j];
         }
         for (; k < K; k++)
-            for (size_t j = j0; j < j1; j++) c[j] += a.at[k * a.col] * b.at[k * b.row + j];
+            for (size_t j = j0; j < j1; j++) c[j] += a[k] * b.at[k * b.row + j];
     }
 }
 
 void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
             const real *bias, const real *add) {
-    if (M == 1 && (b.col == 1 || (b.row == 1 && a.col == 1))) {
-        multiply_row(c, N, K, a, b, bias, add);
+    if (M == 0) return;
+    if (M == 1 && a.col == 1 && (b.col == 1 || b.row == 1)) {
+        multiply_row(c, N, K, a.at, b, bias, add);
         return;
     }
     real *packed_b = scratch(FOR_PACKED_B, KC * round_up(min_size(N, NC), PANEL));
@@ -1800,18 +1825,14 @@ void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matri
                          b.at + k0 * b.row + (j0 + j) * b.col, b.col, b.row);
                 #pragma omp for schedule(dynamic)
                 for (size_t i0 = 0; i0 < M; i0 += MC) {
-                    // The first `along` rows are read where they lie; of the rest, a last panel
-                    // must be filled up with 0.
                     const real *block = a.at + i0 * a.row + k0 * a.col;
-                    size_t rows = min_size(MC, M - i0), along = a.col == 1 ? rows / MR * MR : 0;
-                    if (along < rows)
-                        pack(packed_a, MR, rows - along, depth, block + along * a.row, a.row,
-                             a.col);
+                    size_t rows = min_size(MC, M - i0);
+                    bool packed = a.col != 1 || rows % MR;  // a last panel is filled up with 0
+                    if (packed) pack(packed_a, MR, rows, depth, block, a.row, a.col);
                     for (size_t j = 0; j < cols; j += PANEL)
                         for (size_t i = 0; i < rows; i += MR) {
                             Matrix part = {block + i * a.row, a.row, 1};
-                            if (i >= along)
-                                part = (Matrix){packed_a + (i - along) * depth, 1, MR};
+                            if (packed) part = (Matrix){packed_a + i * depth, 1, MR};
                             real *at = c + (i0 + i) * c_row + j0 + j;
                             const real *sum = k0 ? at : add ? add + (at - c) : NULL;
                             multiply_tile(at, c_row, min_size(MR, rows - i),
@@ -2028,15 +2049,6 @@ Model *model_of_settings(Settings *s) {
     return m;
 }
 
-// Makes the backbone that the settings describe.
-Model *model_of_sizes(const Settings *s, const TrainConfig *c) {
-    Tokenizer *tokenizer = tokenizer_load(s->data);
-    Dims d = {.layers = s->layers, .heads = s->heads, .channels = s->channels,
-              .positions = c->seq_len, .vocab = tokenizer->size};
-    dims_check("--heads, --channels, --layers", &d);
-    return model_new(&d, c, tokenizer);
-}
-
 // Loads the texts of a training: those to learn, of a list of domains, and those to keep.
 Loader loader_open(const Settings *s, const TrainConfig *c, const char *learnt,
                    const Tokenizer *t) {
@@ -2062,7 +2074,12 @@ Model *teach(Settings *s, long method, double *seconds) {
     bool pretrain = method == BACKBONE, whole = methods[method].uses & SET_BACKBONE;
     Model *m = pretrain ? NULL : model_of_settings(s);
     TrainConfig c = train_config(s, method);
-    if (pretrain) m = model_of_sizes(s, &c);
+    if (pretrain) {
+        Tokenizer *t = tokenizer_load(s->data);
+        Dims d = {s->layers, s->heads, s->channels, c.seq_len, t->size, 0, 0, 0, 0};
+        dims_check("--heads, --channels, --layers", &d);
+        m = model_new(&d, &c, t);
+    }
     if (whole && m->n_extensions) die("--method %s: takes no -x", methods[method].name);
     Loader loader = loader_open(s, &c, pretrain ? s->known : s->new, m->tokenizer);
     char metadata[1024], *out = join(s->out, "", "");
@@ -2171,12 +2188,6 @@ void results_print(const Results *all) {
     }
 }
 
-void print_bytes(const Model *m, int token) {
-    size_t length;
-    const char *bytes = tokenizer_bytes(m->tokenizer, token, &length);
-    fwrite(bytes, 1, length, stdout);
-}
-
 // Continues tokens by n more at most, and prints each as it is drawn; stops at an end of text if
 // `stop`. Returns how many were drawn.
 long continue_text(const Model *m, const int *tokens, size_t count, long n, double temperature,
@@ -2186,7 +2197,7 @@ long continue_text(const Model *m, const int *tokens, size_t count, long n, doub
     for (; drawn < n && !interrupted; drawn++) {
         int token = sampler_next(&s);
         if (stop && token == m->tokenizer->size - 1) break;
-        print_bytes(m, token);
+        print_bytes(m->tokenizer, token);
         fflush(stdout);
     }
     free(s.a.memory), free(s.tokens);
@@ -2198,7 +2209,7 @@ void print_sample(const Model *m, const Tokens *file, long seed) {
     int prompt[9] = {m->tokenizer->size - 1};
     size_t shown = min_size(8, file->count);
     printf("%9s %.8s: ", "", file->name);
-    for (size_t i = 0; i < shown; i++) print_bytes(m, prompt[i + 1] = file->ids[i]);
+    for (size_t i = 0; i < shown; i++) print_bytes(m->tokenizer, prompt[i + 1] = file->ids[i]);
     printf(" |");
     continue_text(m, prompt, 1 + shown, 40, 0.5, seed, true);
     printf("\n");
@@ -2249,7 +2260,6 @@ void results_open(Results *all, const Settings *s) {
 // it.
 void command_run(Settings *s) {
     static Results all;
-    uint64_t hash = 0;  // of the backbone
     methods_check(s);
     results_open(&all, s);
     if (!s->out) s->out = "out";
@@ -2272,8 +2282,6 @@ void command_run(Settings *s) {
                      stages > 1 ? own.new : "", whole ? "" : ".safetensors");
             own.out = strings[n++] = join(s->out, "", name);
             Model *m = teach(&own, method, &seconds);
-            if (method == BACKBONE) hash = m->hash[0];
-            else if (!whole && m->hash[0] != hash) die("%s: is another run's by now", own.in);
             TrainConfig c = train_config(s, method);
             results_add(&all, m, &c, method == BACKBONE ? 0 : i + 1, seconds);
             results_write(&all, csv);
@@ -2308,53 +2316,52 @@ void command_extend(Settings *s) {
 }
 
 // Answers a multiple-choice item as lm-evaluation-harness does: by the ending that is likeliest
-// after the context, in all (acc) or for each of its characters (acc_norm), and says which of the
-// two is right. a is for one sequence, and tokens (its positions) are those of its last pass: what
-// begins alike, as the endings of an item do, is run once.
-void item_answer(const Model *m, const Item *item, Activations *a, int *tokens, bool right[2]) {
+// after the context, in all (acc) or for each of its characters (acc_norm), and counts in `right`
+// which of the two is. The context is run once, but for its last token, which predicts the endings'
+// first. a is for one sequence.
+void item_answer(const Model *m, const Item *item, Activations *a, size_t right[2]) {
     double least[2] = {INFINITY, INFINITY};
+    size_t best[2] = {0}, start = item->context - 1;
+    a->n_logits = 0;
+    model_forward(m, a, item->ids[0], 1, start, 0);
     for (size_t k = 0; k < item->endings; k++) {
-        size_t count = item->count[k], n = count - item->context, start = 0;
-        while (start + 1 < item->context && start < a->T && item->ids[k][start] == tokens[start])
-            start++;
-        memcpy(tokens, item->ids[k], count * sizeof *tokens);
-        a->n_logits = n;
-        model_forward(m, a, tokens + start, 1, count - 1, start);
-        crossentropy_forward(a->own.at[A_LOSSES], a->own.at[A_LOGITS], tokens + item->context, n,
-                             m->dims.vocab);
-        double loss = total(n, a->own.at[A_LOSSES]), losses[] = {loss, loss / item->characters[k]};
+        int *tokens = item->ids[k] + start;
+        size_t n = a->n_logits = item->count[k] - item->context;
+        real *losses = a->own.at[A_LOSSES];
+        model_forward(m, a, tokens, 1, start + n, start);
+        crossentropy_forward(losses, a->own.at[A_LOGITS], tokens + 1, n, m->dims.vocab);
+        double loss = total(n, losses), of[] = {loss, loss / item->characters[k]};
         for (int i = 0; i < 2; i++)
-            if (losses[i] < least[i]) least[i] = losses[i], right[i] = k == item->label;
-        free(item->ids[k]);
+            if (of[i] < least[i]) least[i] = of[i], best[i] = k;
     }
+    for (int i = 0; i < 2; i++) right[i] += best[i] == item->label;
+    for (size_t k = 0; k < item->endings; k++) free(item->ids[k]);
 }
 
 // Answers the items of files. Prints the share of right answers, and what it would be by chance.
 void eval_choices(const Settings *s, const Model *m) {
     size_t P = m->dims.positions, count;
     Activations a = activations_new(m, 1, P, P, false);
-    int *tokens = allocate(P, sizeof *tokens);
     FILE *csv = s->csv ? output_open(s->csv) : NULL;
     if (csv) fprintf(csv, "file,items,acc,acc_norm,chance\n");
     printf("\n   items     acc  acc_norm   chance\n");
     for (const char *const *path = s->choices; *path; path++) {
         Item *items = items_load(*path, m->tokenizer, P, &count);
-        double start = now(), acc = 0, acc_norm = 0, chance = 0;
+        size_t right[2] = {0};
+        double start = now(), chance = 0, n = count;
         for (size_t i = 0; i < count; i++) {
-            bool right[2] = {0};
-            item_answer(m, &items[i], &a, tokens, right);
-            acc += right[0] / (double)count;
-            acc_norm += right[1] / (double)count;
-            chance += 1. / items[i].endings / count;
-            if (now() - start > 2) progress("choices", i + 1, count, *path, start, P);
+            item_answer(m, &items[i], &a, right);
+            chance += 1 / n / items[i].endings;
+            progress("choices", i + 1, count, *path, start, P);
             if (interrupted) end_interrupted("evaluation", "start it again");
         }
-        printf("%8zu %7.4f %9.4f %8.4f  %s\n", count, acc, acc_norm, chance, *path);
-        if (csv) fprintf(csv, "%s,%zu,%f,%f,%f\n", *path, count, acc, acc_norm, chance);
+        printf("%8zu %7.4f %9.4f %8.4f  %s\n", count, right[0] / n, right[1] / n, chance, *path);
+        if (csv)
+            fprintf(csv, "%s,%zu,%f,%f,%f\n", *path, count, right[0] / n, right[1] / n, chance);
         free(items);
     }
     if (csv) output_close(csv);
-    free(a.memory), free(tokens);
+    free(a.memory);
 }
 
 // Prints how well whole files are predicted, and how far the gates open on them.

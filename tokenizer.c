@@ -128,7 +128,7 @@ char *follow_links(const char *path) {
 
 // The plain files that were read, and the folders they are in: nothing is written over them.
 struct { struct stat file, folder; } *inputs;
-size_t input_count, input_capacity;
+size_t input_count, input_capacity; // one less: the last may be written after all
 
 // Is it the same file, by whatever names?
 bool same_file(const struct stat *a, const struct stat *b) {
@@ -143,11 +143,6 @@ void input_refuse(const char *path) {
     for (size_t i = 0; i < input_count; i++)
         if (same_file(&status, &inputs[i].file) || same_file(&status, &inputs[i].folder))
             die("%s: is also an input of this command", path);
-}
-
-// Lets the plain file that was opened last be written: a state, read to go on from it.
-void input_forget(void) {
-    input_count--;
 }
 
 // Creates a folder, unless it is there already; dies when that cannot be.
@@ -226,9 +221,8 @@ char *read_file(const char *path, size_t *size) {
 // standard output, "-" or by another name. Dies when it cannot be opened, or is also an input.
 FILE *output_open(const char *path) {
     struct stat status, out;
-    bool there = stat(path, &status) == 0, standard = strcmp(path, "-") == 0;
+    bool there = !stat(path, &status), standard = !strcmp(path, "-");
     FILE *file = stdout;
-    if (output_path) die("%s: cannot be written before %s is", path, output_path);
     input_refuse(path);
     if (there && fstat(STDOUT_FILENO, &out) == 0 && same_file(&status, &out)) standard = true;
     if (standard || (there && !S_ISREG(status.st_mode))) {
@@ -273,9 +267,9 @@ bool use_colour(int descriptor) {
     return isatty(descriptor) && !(none && *none) && term && strcmp(term, "dumb");
 }
 
-// Prints a line of progress on stderr, no longer than a terminal is wide: over the last one on a
-// terminal, elsewhere at every tenth of the way. start: when it began, by now(); each step handles
-// so many tokens.
+// Prints a line of progress on stderr, after two seconds, no longer than a terminal is wide: over
+// the last one on a terminal, elsewhere at every tenth of the way. start: when it began, by now();
+// each step handles so many tokens.
 void progress(const char *label, long step, long steps, const char *text, double start,
               double tokens) {
     static double last;
@@ -283,10 +277,11 @@ void progress(const char *label, long step, long steps, const char *text, double
     if (redraws ? !final && now() - last < 0.1 : step * 10 / steps == (step - 1) * 10 / steps)
         return;
     last = now();
-    double a_step = (last - start) / step;
+    double seconds = last - start, a_step = seconds / step;
+    if (seconds < 2) return;
     long left = a_step * (steps - step);
     char line[512];
-    struct winsize window = {.ws_col = 0}; // unknown: a file has no width
+    struct winsize window = {0}; // unknown: a file has no width
     ioctl(STDERR_FILENO, TIOCGWINSZ, &window);
     snprintf(line, sizeof line, "%-9s %5ld/%ld  %s  %.0f tokens/s  %ld:%02ld left", label, step,
              steps, text, tokens / a_step, left / 60, left % 60);
@@ -959,6 +954,13 @@ const char *tokenizer_bytes(const Tokenizer *t, int id, size_t *length) {
     return id == t->size - 1 ? "\n" : map_key(&t->tokens, id, length);
 }
 
+// Prints the bytes of a token.
+void print_bytes(const Tokenizer *t, int id) {
+    size_t length;
+    const char *bytes = tokenizer_bytes(t, id, &length);
+    fwrite(bytes, 1, length, stdout);
+}
+
 // Returns a fingerprint of the vocabulary, never 0: the FNV-1a hash, over all tokens in the order
 // of their ids, of the length, as 4 bytes, and then the bytes.
 uint32_t tokenizer_hash(const Tokenizer *t) {
@@ -1235,7 +1237,7 @@ uint64_t hash_bits(uint64_t hash, uint32_t bits) {
 // tokens or more.
 Tokens tokens_load(const char *path, const Tokenizer *t, size_t least) {
     enum { HEADER = 4 * TOKENS_HEADER }; // its bytes
-    Tokens tokens = {.count = 0};
+    Tokens tokens = {0};
     size_t size;
     char *bytes = read_file(path, &size);
     const uint32_t *header = (const uint32_t *)bytes;
@@ -1313,7 +1315,7 @@ size_t domains_load(Tokens *files, const char *folder, const char *list, const c
 
 // Returns texts one behind the other, as one.
 Tokens tokens_join(const Tokens *texts, size_t count) {
-    Tokens all = {.count = 0};
+    Tokens all = {0};
     size_t capacity = 0;
     for (size_t k = 0; k < count; k++) {
         all.ids = grow(all.ids, &capacity, all.count + texts[k].count + 1, sizeof *all.ids);
@@ -1361,14 +1363,14 @@ Item item_read(const char *where, const char *line, size_t size, const Tokenizer
     const Json *label = json_get(json, "label");
     if (!context) context = json_get(json, "query");
     if (!list) list = json_get(json, "choices");
-    if (!context || context->type != '"' || !*context->string || !list)
+    if (!context || !context->string || !*context->string || !list)
         die("%s: expected \"ctx\" (or \"query\"), a text, and \"endings\" (\"choices\")", where);
     size_t length = strlen(context->string);
     while (length > 1 && isspace((unsigned char)context->string[length - 1])) length--;
     free(tokenizer_encode(t, context->string, length, &item.context));
     for (const Json *x = list->child; x; x = x->next) {
         size_t k = item.endings++;
-        if (x->type != '"' || !*x->string || k == MAX_ENDINGS)
+        if (!x->string || !*x->string || k == MAX_ENDINGS)
             die("%s: ending %zu: expected a text, and at most %d", where, k, MAX_ENDINGS);
         char *text = join(context->string, context->string[length] || *x->string == ' ' ? "" : " ",
                           x->string);
@@ -1427,14 +1429,15 @@ size_t stored_size(const Stored *x) {
     return x->shape[0] * x->shape[1];
 }
 
-// Adds a tensor to a list, whose name and data are for the caller to set: a vector, if it has no
-// rows, or a matrix.
-Stored *stored_add(StoredList *list, const char *dtype, size_t rows, size_t cols) {
+// Adds a tensor to a list: a vector, if it has no rows, or a matrix. Its name may have a %d, for
+// the layer.
+void stored_add(StoredList *list, const char *name, int layer, const char *dtype, size_t rows,
+                size_t cols, void *data) {
     list->at = grow(list->at, &list->capacity, list->count + 1, sizeof *list->at);
     Stored *x = &list->at[list->count++];
     *x = (Stored){.dtype = dtype, .rank = rows ? 2 : 1,
-                  .shape = {rows ? rows : cols, rows ? cols : 1}};
-    return x;
+                  .shape = {rows ? rows : cols, rows ? cols : 1}, .data = data};
+    snprintf(x->name, sizeof x->name, name, layer);
 }
 
 // Continues a hash over the values of a list, reals as float32.
@@ -1514,7 +1517,7 @@ Safetensors safetensors_open(const char *path) {
 
 // Ends the reading of a file.
 void safetensors_close(Safetensors *s) {
-    if (s->file != stdin) fclose(s->file);
+    fclose(s->file);
     json_free(s->header);
 }
 
@@ -1547,7 +1550,7 @@ bool metadata_compare(const Safetensors *s, const char *metadata, bool must) {
     Json *here = json_parse(s->path, text, strlen(text));
     for (const Json *x = here->child; x && same; x = x->next) {
         const Json *saved = json_get(s->metadata, x->key);
-        same = saved && saved->type == '"' && !strcmp(saved->string, x->string);
+        same = saved && saved->string && !strcmp(saved->string, x->string);
         if (must && !same)
             die("%s: saved under other settings: %s %.80s, and now %s", s->path, x->key,
                 metadata_text(s, x->key), x->string);
@@ -1718,14 +1721,11 @@ void find_merges(Trainer *tr, Tokenizer *t, int size) {
 // The command line.
 
 const char help[] =
-    "tokenizer: a byte-level BPE tokenizer, exact against GPT-2's.\n"
-    "\n"
+    "tokenizer: a byte-level BPE tokenizer, exact against GPT-2's.\n\n"
     "    tokenizer train  -v SIZE [--lines] -o FOLDER FILE...   makes a vocabulary\n"
     "    tokenizer encode -m FOLDER [--lines] [-o FILE] FILE... turns text into tokens\n"
-    "    tokenizer decode -m FOLDER FILE...                     turns files of tokens into text\n"
-    "\n"
-    "A FILE of text may hold any bytes; - is standard input.\n"
-    "\n"
+    "    tokenizer decode -m FOLDER FILE...                     turns files of tokens into text\n\n"
+    "A FILE of text may hold any bytes; - is standard input.\n\n"
     "    -v, --vocab SIZE     the number of tokens, 257 to 65535: the 256 bytes, the merges and\n"
     "                         <|endoftext|>. 1024 suits a small model; below 300 little is\n"
     "                         merged. There are fewer, and train says so, when no pair of tokens\n"
@@ -1739,12 +1739,10 @@ const char help[] =
     "                         Default: print the ids, a line for each document.\n"
     "    -l, --lines          every line is a document, less its newline; encode skips empty\n"
     "                         ones. Default: every file is a document.\n"
-    "    -h, --help           print this.\n"
-    "\n"
+    "    -h, --help           print this.\n\n"
     "decode prints <|endoftext|> as a newline. So what was encoded with --lines comes back as it\n"
     "was, but for empty lines; what was encoded as a whole comes back with a newline more at its\n"
-    "end. Tokens of another vocabulary are refused. An example:\n"
-    "\n"
+    "end. Tokens of another vocabulary are refused. An example:\n\n"
     "    ./tokenizer train -v 1024 --lines -o model captions.txt\n"
     "    ./tokenizer encode -m model --lines -o captions.bin captions.txt\n"
     "    ./tokenizer decode -m model captions.bin | cmp - captions.txt\n";
@@ -1826,10 +1824,7 @@ void command_decode(const Options *options) {
     Tokenizer *t = tokenizer_load(options->model);
     for (int i = 0; i < options->file_count; i++) {
         Tokens tokens = tokens_load(options->files[i], t, 0);
-        for (size_t k = 0, length; k < tokens.count; k++) {
-            const char *bytes = tokenizer_bytes(t, tokens.ids[k], &length);
-            fwrite(bytes, 1, length, stdout);
-        }
+        for (size_t k = 0; k < tokens.count; k++) print_bytes(t, tokens.ids[k]);
         free(tokens.ids);
     }
     tokenizer_free(t);
@@ -1854,7 +1849,7 @@ int main(int argc, char **argv) {
     uint64_t given = 0;
     int c = 0;
     const char *name = argc > 1 ? argv[1] : "nothing";
-    bool asks = !strcmp(name, "--help") || !strcmp(name, "-h");
+    bool asks = choice_index("-h|--help", '|', name) >= 0;
     while (c < COMMANDS && strcmp(name, command_table[c].name)) c++;
     if (!asks && c == COMMANDS)
         die("%s: expected a command: train, encode or decode; --help is the manual", name);
@@ -1868,7 +1863,7 @@ int main(int argc, char **argv) {
     }
     if (c == 0 && (!options.output || !options.vocab))
         die("train: expected --output and --vocab; --help is the manual");
-    if (c > 0 && !options.model) die("%s: expected --model; --help is the manual", argv[1]);
+    if (c > 0 && !options.model) die("%s: expected --model; --help is the manual", name);
     if (options.file_count == 0) die("%s: expected a FILE; - is standard input", name);
     command_table[c].run(&options);
     finish_stdout();
