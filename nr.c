@@ -38,7 +38,7 @@ HOW TO READ THIS FILE. Rooms 1 to 8 are the lecture; the line where it ends says
 
      1  Numbers             what matmul, dot and exponential promise; skim it
      2  The layers          of a GPT, each with its backward pass; skip it if you know llm.c
-     3  The heart           adapter, gate, penalty; LoRA. Read this first, and slowly
+     3  The heart           adapter, gate, penalty. Read this first, and slowly
      4  Ours                what is not the paper's: the prefix gate, new rows
      5  Tensors, methods    which tensors there are, what makes a method and an extension
      6  The model           forward, loss, backward: how the residues sit in a GPT
@@ -297,8 +297,7 @@ void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *token
             }
 }
 
-// losses (n) = -log softmax(logits)[target], and 0 where the target is -1. The logits (n, V) become
-// probabilities.
+// losses (n) = -log softmax(logits)[target], 0 for target -1. logits (n, V) become probabilities.
 void crossentropy_forward(real *losses, real *logits, const int *targets, size_t n, size_t V) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
@@ -364,7 +363,6 @@ void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u
 // A closed gate costs nothing: where g is exactly 0, so are r, dA and dz, and A need not be run. So
 // the rows whose gates are open are gathered, and what A makes of them is scattered back: the price
 // of an extension follows the text that it is for. It takes a ReLU, whose gates close.
-//
 // Lists the open rows and returns their number m. A single one is joined by a closed one: matmul
 // sums a single row in another order, and all bits shall be as if every row were run.
 size_t open_rows(int *rows, const real *gate, GateKind kind, size_t n) {
@@ -445,7 +443,6 @@ void open_rows_backward(real *dx, real *dw, const real *dout, const real *x, con
 // closes gates. Where a gate is closed, dA and dz are 0, and the token is left alone. A gate that
 // is closed on every token is dead: no gradient reaches it. (The cross-entropy adds weight (g -
 // target) to dz of every token; there weight = alpha / (L N).)
-//
 // Adds to du and dinput, which may be the same and may be NULL. dhidden (n, H) is room to work in.
 void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dout, Residue r,
                       ResidueTensors w, GateKind kind, LocalKind local, real weight,
@@ -718,8 +715,9 @@ const struct { char width; int copies; } buffers[BUFFERS] = {
     {'G', SHARED},                             // A_PREFIX: see room 4
     {'C', ROOM}, {'C', ROOM}, {'C', ROOM},     // A_DX, A_DNORM (dlnf, du, dln1 in turn), A_DY
     {'3', ROOM}, {'4', ROOM}, {'G', ROOM},     // A_DQKV, A_DFC, A_DPREFIX
-    {'C', FOR_BACKWARD}, {'H', FOR_BACKWARD},  // of extensions, see Residue
-    {'H', FOR_BACKWARD}, {'H', FOR_BACKWARD}, {'C', FOR_BACKWARD}, {'1', ALWAYS}, {'1', ALWAYS}, {'1', ALWAYS}, {'H', ROOM},
+    {'C', FOR_BACKWARD}, {'H', FOR_BACKWARD}, {'H', FOR_BACKWARD},  // of extensions, see Residue
+    {'H', FOR_BACKWARD}, {'C', FOR_BACKWARD}, {'1', ALWAYS}, {'1', ALWAYS},
+    {'1', ALWAYS}, {'H', ROOM},
     {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD}, {'R', FOR_BACKWARD},
     {'R', ROOM}, {'N', ROOM},
 };
@@ -783,8 +781,7 @@ void block_linear_forward(const Model *m, const Activations *a, int k, size_t l,
 
 const Tensors no_tensors;  // the gradients of an extension that is frozen
 
-// From dout: dx, which may be NULL and is added to if `add`, and the gradients that are in grad.
-// Of a LoRA
+// From dout: dx, which may be NULL and is added to if `add`, and the gradients in grad. LoRA:
 //     dlow = dout b^T     db = low^T dout     da = x^T dlow     dx += dlow a^T
 void block_linear_backward(const Model *m, const Activations *a, const Tensors *grad, int k,
                            size_t l, real *dx, bool add, const real *dout, const real *x) {
@@ -1031,8 +1028,7 @@ const Tokens *pick(const Tokens *domains, size_t count, double x) {
     return &domains[min_size(x * count, count - 1)];
 }
 
-// Draws a batch. A sequence starts anywhere in its text. It takes two random numbers,
-// whatever p is.
+// Draws a batch. A sequence starts anywhere in its text, and takes two random numbers for any p.
 void loader_next(Loader *loader, Batch *batch) {
     size_t T = batch->T;
     double p = loader->n_old ? loader->p : 0, q = loader->n_penalty_only ? loader->q : 0;
@@ -1225,7 +1221,6 @@ int sampler_next(Sampler *s) {
 // penalty, and can only learn it: --replay-as text.) To rehearse on a model's own samples is an old
 // idea (Robins 1995; Shin et al. 2017; Sun et al. 2020; Huang et al. 2024). That only a gate's
 // penalty sees them we have found nowhere.
-//
 // Here m writes c->replay tokens or some more, as it was with `age` extensions: pieces of T, each
 // with random numbers of its own, so that it writes the same on any number of threads.
 Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
@@ -1608,17 +1603,17 @@ void omp_set_max_active_levels(int n) { (void)n; }
 #endif
 
 // Beside another program, threads that wait for each other at every product are slower than one.
-// A step that began at `wall`, when `cpu` had been used, tells by its share of the processor whether
-// there is one: then one thread goes on alone, for a second at first, for longer if that program is
-// still there. (No bit depends on the number of threads.)
+// A step that began at `wall`, when `cpu` had been used, tells by its share of the processor if
+// there is one: then one thread goes on alone, for eight steps' time at first, for longer if that
+// program is still there. (No bit depends on the number of threads.)
 void threads_adapt(double wall, double cpu) {
     static double rest, until;
     static int all;
     int threads = omp_get_max_threads();
+    double seconds = now() - wall, used = (clock() - cpu) / CLOCKS_PER_SEC;
     all = max_size(all, threads);
-    double most = all * (now() - wall) * CLOCKS_PER_SEC;
     if (threads == all) {
-        rest = clock() - cpu < 0.85 * most ? fmin(2 * rest + 1, 60) : 0;
+        rest = used < 0.8 * all * seconds ? fmin(2 * rest + 8 * seconds, 60) : 0;
         until = now() + rest;
     }
     omp_set_num_threads(now() < until ? 1 : all);

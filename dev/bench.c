@@ -1,10 +1,12 @@
 /*
 bench: what this machine can do, and how near to it nr comes.
 
-    bench                    all of it, about two minutes
+    bench                    all of it, about five minutes
     bench matmul             the matrix multiply, in the shapes that training uses
     bench step               a training step of a 12.3M-parameter GPT by every method
     bench decode             text from a 124M-parameter GPT, token by token
+    bench closed             what extensions cost whose gates are closed
+    bench busy               a training step beside a program that never rests
     bench step METHOD N      only the times of N steps in ms, a line each, and on stderr the memory they need;
                              METHOD is finetune, lora, adapter or neutral; +300 behind it trains 300 rows of wte too
 
@@ -16,6 +18,7 @@ Weights and tokens are random: no file is needed.
 */
 #define NR_LIBRARY
 #include "../nr.c"
+#include <sys/wait.h>
 
 _Static_assert(sizeof(real) == 4, "the bench is of float32");
 
@@ -272,6 +275,22 @@ static void training_end(Training *t)
 
 typedef struct { double forward, back, weights; } Flops;
 
+// Gives the extension gates that are open on a share of the tokens. Their input, a row that is normal with variance 1, makes
+// z = w . u + b normal, too: with mean b, and of the size of w.
+static void open_share(const Extension *x, const Dims *d, double share)
+{
+    static const struct { double share, quantile; } table_of_normal[] = {{0, -9}, {0.05, -1.6449}, {0.9, 1.2816}, {1, 9}};
+    Random random = random_stream(1, 3);
+    int k = 0;
+    while (table_of_normal[k].share < share) k++;
+    for (size_t l = 0; l < d->layers; l++) {
+        real *w = tensor(&x->w, GATE_W, l), *b = tensor(&x->w, GATE_B, l);
+        for (size_t i = 0; i < d->channels; i++) w[i] = (real)(random_normal(&random) / sqrt((double)d->channels));
+        real size = (real)sqrt(dot(d->channels, w, w));
+        *b = (real)table_of_normal[k].quantile * size;
+    }
+}
+
 // What a step has to multiply and add: a product of (n, I) and (I, O) is 2 n I O. Not counted: elementwise work, and the gate.
 static Flops step_flops(const Dims *d, bool finetune)
 {
@@ -295,10 +314,10 @@ static Flops step_flops(const Dims *d, bool finetune)
 
 static void bench_step(void)
 {
-    enum { METHODS_TIMED = 6, ROUNDS = 3, STEPS = 3 };
-    struct { const char *name; int threads; Times times; double limit, bytes, gflop; size_t trained; Flops flops; } r[METHODS_TIMED] = {
+    enum { METHODS_TIMED = 7, ROUNDS = 3, STEPS = 3 };
+    struct { const char *name; int threads; double open; Times times; double limit, bytes, gflop; size_t trained; Flops flops; } r[] = {
         {.name = "finetune"}, {.name = "lora"}, {.name = "adapter"}, {.name = "neutral"}, {.name = "neutral+300"},
-        {.name = "finetune", .threads = 1},
+        {.name = "neutral", .open = 0.9}, {.name = "finetune", .threads = 1},
     };
     const int rows = METHODS_TIMED - (all_threads == 1);
     Model *m = model_random(&small);
@@ -311,6 +330,7 @@ static void bench_step(void)
             omp_set_num_threads(r[i].threads ? r[i].threads : all_threads);
             r[i].limit = fmax(r[i].limit, multiply_limit());
             Training t = training_begin(m, r[i].name);
+            if (r[i].open > 0) open_share(m->extension[0], &small, r[i].open);
             timed_step(&t);  // touches all memory
             for (int k = 0; k < STEPS; k++) times_add(&r[i].times, timed_step(&t));
             r[i].flops = step_flops(t.dims, !m->n_extensions);
@@ -326,18 +346,18 @@ static void bench_step(void)
         const double seconds = median(&r[i].times);
         r[i].gflop = (f.forward + f.back + f.weights) / 1e9;
         char name[32];
-        snprintf(name, sizeof name, "%s%s", r[i].name, r[i].threads ? ", 1" : "");
+        snprintf(name, sizeof name, "%s%s", r[i].name, r[i].threads ? ", 1" : r[i].open > 0 ? ", 90%" : "");
         printf("%-11s %9.3fM %6.1f %6.1f %5.1f %5.1f %5.1f %5.1f %7.1f %6.1f %4.0f%% %6.0f %4.0f\n", name, 1e-6 * (double)r[i].trained,
                1e3 * seconds, 1e3 * shortest(&r[i].times), f.forward / 1e9, f.back / 1e9, f.weights / 1e9, r[i].gflop, r[i].gflop / seconds,
                r[i].limit / 1e9, 100e9 * r[i].gflop / seconds / r[i].limit, BATCH * TIME / seconds, r[i].bytes / 1e6);
     }
     printf("GFLOP: fwd forward, back to activations, dW to trained weights; of attention the causal half.\n");
-    printf("+300: 300 rows of wte train too. \", 1\": one thread.\n");
+    printf("+300: 300 rows of wte train too. 90%%: a tenth of the gates are closed, as in a real run; else none. \", 1\": one thread.\n");
     for (int i = 3; i < 5; i++)
         printf("%s takes %.3f of finetune's time, for %.3f of its FLOP\n", r[i].name, median(&r[i].times) / median(&r[0].times),
                r[i].gflop / r[0].gflop);
     if (all_threads > 1)
-        printf("finetune: %d threads are %.2f times as fast as 1\n", all_threads, median(&r[5].times) / median(&r[0].times));
+        printf("finetune: %d threads are %.2f times as fast as 1\n", all_threads, median(&r[METHODS_TIMED - 1].times) / median(&r[0].times));
     omp_set_num_threads(all_threads);
     model_free(m);
 }
@@ -394,6 +414,106 @@ static void bench_decode(void)
     model_free(m);
 }
 
+// ---------------------------------------------------------------------------------------------------------------------
+// Closed gates: what a model with extensions costs, over what its backbone costs.
+
+enum { SETTINGS_TIMED = 9, MOST_ROUNDS = 9 };
+static const struct { int extensions; double first, others; const char *gates; } cases[SETTINGS_TIMED] = {
+    {0, 0, 0, "the backbone"},
+    {1, 0.05, 0, "5% open"}, {2, 0.05, 0.05, "5% open"}, {4, 0.05, 0.05, "5% open"}, {8, 0.05, 0.05, "5% open"},
+    {1, 1, 0, "all open"}, {2, 1, 0.05, "all of one open, 5% of the others"}, {4, 1, 0.05, "the same"}, {8, 1, 0.05, "the same"},
+};
+
+// Times passes of a model with up to eight extensions: `rows` tokens at once, each with logits, or token by token.
+static void time_cases(const char *what, const Dims *d, size_t rows)
+{
+    enum { FIRST = 64, FEW = 8 };
+    static Times times[SETTINGS_TIMED];
+    Model *m = model_random(d);
+    int tokens[2048];
+    Random random = random_stream(1, 3);
+    const TrainConfig c = train_config(&initial, NEUTRAL);
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) tokens[i] = (int)(random_bits(&random) % d->vocab);
+    for (int e = 0; e < MAX_EXTENSIONS; e++) extension_new(m, &c, NULL);
+    Activations a = activations_new(m, rows ? rows / TIME : 1, rows ? TIME : 256, rows ? rows : 1, false);
+    for (int round = 0; round <= MOST_ROUNDS; round++)
+        for (int k = 0; k < SETTINGS_TIMED; k++) {
+            m->n_extensions = (size_t)cases[k].extensions;
+            for (int e = 0; e < cases[k].extensions; e++)
+                open_share(m->extension[e], d, e ? cases[k].others : cases[k].first);
+            model_forward(m, &a, tokens, rows ? rows / TIME : 1, rows ? TIME : FIRST, 0);
+            for (size_t t = FIRST; t < FIRST + FEW; t++) {
+                const double start = now();
+                if (rows) model_forward(m, &a, tokens, rows / TIME, TIME, 0);
+                else model_forward(m, &a, tokens + t, 1, t + 1, t);
+                if (round) times_add(&times[k], now() - start);
+                if (rows) break;
+            }
+        }
+    m->n_extensions = MAX_EXTENSIONS;
+    printf("\n%s, %.1fM parameters and 20%% each extension\n%-12s %-34s %9s %9s %9s\n", what, 1e-6 * (double)m->w.size, "extensions",
+           "gates", "ms", "min", "time over");
+    for (int k = 0; k < SETTINGS_TIMED; k++)
+        printf("%-12d %-34s %9.2f %9.2f %8.3fx\n", cases[k].extensions, cases[k].gates, 1e3 * median(&times[k]), 1e3 * shortest(&times[k]),
+               median(&times[k]) / median(&times[0]));
+    for (int k = 0; k < SETTINGS_TIMED; k++) times[k].count = 0;
+    free(a.memory);
+    model_free(m);
+}
+
+static void bench_closed(void)
+{
+    time_cases("evaluation, 1024 tokens at once", &small, 1024);
+    time_cases("decoding, token by token", &gpt2, 0);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Beside a program that never rests: all threads as they are, all threads that give way, and one.
+
+// Trains for some seconds. Returns tokens a second.
+static double training_rate(const Dims *d, size_t batch, size_t length, int threads, bool gives_way, bool busy)
+{
+    enum { SECONDS = 8 };
+    Model *m = model_random(d);
+    Training t = training_new(m, batch, length);
+    Random random = random_stream(1, 3);
+    pid_t child = -1;
+    for (size_t i = 0; i < batch * length; i++) t.batch.tokens[i] = t.batch.targets[i] = (int)(random_bits(&random) % d->vocab);
+    fflush(stdout);
+    if (busy && (child = fork()) == 0)
+        for (;;) sink += half;
+    omp_set_num_threads(threads);
+    double begin = now();
+    long steps = 0;
+    for (int warm = 0; now() - begin < SECONDS; steps++) {
+        const double wall = now(), cpu = (double)clock();
+        if (!warm && wall - begin > 2) begin = wall, steps = 0, warm = 1;  // the first two seconds do not count
+        timed_step(&t);
+        if (gives_way) threads_adapt(wall, cpu);
+    }
+    const double seconds = now() - begin;
+    if (child > 0) kill(child, SIGKILL), waitpid(child, NULL, 0);
+    omp_set_num_threads(all_threads);
+    training_free(&t);
+    model_free(m);
+    return (double)steps * (double)(batch * length) / seconds;
+}
+
+static void bench_busy(void)
+{
+    static const Dims tiny = {.layers = 4, .heads = 4, .channels = 128, .positions = 128, .vocab = 1024};
+    const struct { const Dims *d; size_t batch, length; } sizes[] = {{&tiny, 8, 128}, {&small, BATCH, TIME}};
+    printf("\ntraining all weights, tokens/s              %d threads  giving way    1 thread\n", all_threads);
+    for (int k = 0; k < 2; k++)
+        for (int busy = 0; busy < 2; busy++) {
+            const int parameters = (int)(tensors_lay_out(NULL, SET_BACKBONE, sizes[k].d).size / 10000);
+            printf("%5.2fM parameters, %-24s", parameters / 100., busy ? "beside a busy program" : "alone");
+            for (int i = 0; i < 3; i++)
+                printf(" %10.0f ", training_rate(sizes[k].d, sizes[k].batch, sizes[k].length, i < 2 ? all_threads : 1, i == 1, busy));
+            printf("\n");
+        }
+}
+
 int main(int argc, char **argv)
 {
     program = "bench";
@@ -403,15 +523,16 @@ int main(int argc, char **argv)
         return 0;
     }
     static const struct { const char *name; void (*run)(void); } parts[] = {
-        {"matmul", bench_matmul}, {"step", bench_step}, {"decode", bench_decode},
+        {"matmul", bench_matmul}, {"step", bench_step}, {"decode", bench_decode}, {"closed", bench_closed}, {"busy", bench_busy},
     };
+    enum { PARTS = sizeof parts / sizeof *parts };
     bool known = argc == 1;
-    for (int i = 0; i < 3 && argc == 2; i++) known |= !strcmp(argv[1], parts[i].name);
-    if (!known) die("expected matmul, step, decode, step METHOD N, or nothing for all");
+    for (int i = 0; i < PARTS && argc == 2; i++) known |= !strcmp(argv[1], parts[i].name);
+    if (!known) die("expected matmul, step, decode, closed, busy, step METHOD N, or nothing for all");
     printf("float32, %d thread%s, vectors of %d bytes, multiply-adds %s, compiler %s\n", all_threads,
            all_threads > 1 ? "s" : "", (int)VECTOR_BYTES, multiply_adds_are_fused() ? "fused" : "in two steps", __VERSION__);
     print_limits("at first");
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < PARTS; i++)
         if (argc == 1 || !strcmp(argv[1], parts[i].name)) parts[i].run();
     printf("\n");
     print_limits("at the end");

@@ -18,10 +18,10 @@ dbias[j] += dout[t * O + j]; => dbias[j] += dout[j];
 tile[i * PANEL + j] + more + => tile[i * PANEL + j] - more +
 sum = k0 ? at : add ? add + (at - c) : NULL; => sum = k0 > KC ? at : add ? add + (at - c) : NULL;
 if (bias) sum[i][j] += load(bias + j * LANES); => if (bias) sum[i][j] += load(bias);
-c[j] += x[0] * w[j] + x[1] * w1[j] => c[j] += x[0] * w[j] - x[1] * w1[j]
-start < a->T && item->ids[k][start] == tokens[start]) => start < a->T)
-start < a->T && item->ids => item->ids
-losses[] = {loss, loss / item->characters[k]}; => losses[] = {loss, loss};
+c[j] += x[0] * w[j] + x[1] * => c[j] += x[0] * w[j] - x[1] *
+of[] = {loss, loss / item->characters[k]}; => of[] = {loss, loss};
+model_forward(m, a, tokens, 1, start + n, start); => model_forward(m, a, tokens, 1, start + n, 0);
+right[i] += best[i] == item->label; => right[i] += best[0] == item->label;
 s.gate += gate[i], s.closed += gate[i] == 0; => s.gate += gate[i], s.closed += gate[i] > 0;
 o[i] = o[i] * rstd * w[i] + b[i]; => o[i] = o[i] * rstd * w[i] - b[i];
 (real)1e-5) => (real)1e-2)
@@ -33,8 +33,8 @@ db[j] += dout[t * C + j]; => db[j] -= dout[t * C + j];
 x[i] * sigmoid(GELU_2K * (x[i] + GELU_A => x[i] * sigmoid(GELU_2K * (x[i] - GELU_A
 (1 + 3 * GELU_A * square) => (1 + 2 * GELU_A * square)
 (s + x[i] * s * (1 - s) * GELU_2K => (s - x[i] * s * (1 - s) * GELU_2K
-exponential((row[i] - max) * scale) => exponential((row[i] - max))
-norm = 1 / total(t + 1, row); => norm = 1 / total(t + 1, row) * (real)1.01;
+exponential((x[i] - *max) * scale); => exponential(x[i] - *max);
+sum = total(n, x), norm = 1 / sum; => sum = total(n, x), norm = 1 / sum * (real)1.01;
 at[i] * (dst[i] - sum) * scale; => at[i] * (dst[i] - sum);
 at[i] * (dst[i] - sum) * scale; => at[i] * dst[i] * scale;
 queries, NULL, dk); => queries, NULL, NULL);
@@ -43,7 +43,7 @@ plain(ds, t1), keys, NULL, NULL); => plain(ds, t1), plain(v, 3 * C), NULL, NULL)
 plain(d, C), transposed(v, 3 * C) => plain(d, C), transposed(k, 3 * C)
 *q = qkv + first, *k = q + C, => *q = qkv + first, *k = q + 2 * C,
 *position = wpe + (start + t % (T - start)) * C => *position = wpe + (start + t % (T - start) / 2) * C
-dwte[row * C + i] += dx[t * C + i]; => dwte[row * C + i] = dx[t * C + i];
+dwte[tokens[t] * C + i] += dx[t * C + i]; => dwte[tokens[t] * C + i] = dx[t * C + i];
 dwpe[t % T * C + i] += dx[t * C + i]; => dwpe[t % T * C + i] = dx[t * C + i];
 if (targets[t] >= 0) p[targets[t]] -= scale; => if (targets[t] >= 0) p[targets[t]] += scale;
 keep = targets[t] < 0 ? 0 : scale; => keep = scale;
@@ -51,8 +51,13 @@ loss.lm_scale += batch->targets[i] >= 0; => loss.lm_scale += 1;
 hidden[i] = wg_u[i] * sigmoid(wg_u[i]) * wi_u[i]; => hidden[i] = wg_u[i] * sigmoid(wi_u[i]) * wi_u[i];
 dwg[i] = d * wi_u[i] * (s + x * s * (1 - s)); => dwg[i] = d * wi_u[i] * (s - x * s * (1 - s));
 dwi[i] = d * x * s; => dwi[i] = d * s;
-out[t * C + i] += g * a[i]; => out[t * C + i] += a[i];
-r.l1[t] = g * l1_norm(C, a) => r.l1[t] = l1_norm(C, a)
+o[i] += g * a[i], => o[i] += a[i],
+r.l1[rows[k]] = g * l1 / C; => r.l1[rows[k]] = l1 / C;
+if (m == 1 && n > 1) rows[m++] = rows[0] == 0; => 
+end < m && rows[end] / KC == rows[k] / KC;) end++; => end < m;) end++;
+scatter(du, open_du, rows, m, C); => scatter(du, open_du, rows, m / 2, C);
+if (du) gather(open_du, du, rows, m, C); => if (du) gather(open_du, r.open_u, rows, m, C);
+memset(r.z, 0, n * sizeof(real)); => 
 - (is_old ? 0 : z); => - (is_old ? z : 0);
 log1p(exp(-fabs(z))) + (z > 0 ? z : 0) => log1p(exp(-fabs(z))) + (z > 0 ? 0 : z)
 penalty = local == LOCAL_L1 && is_old[t] && g > 0 ? weight : 0; => penalty = local == LOCAL_L1 && g > 0 ? weight : 0;
@@ -61,9 +66,9 @@ a[i] = g * dr[i]; => a[i] = dr[i];
 GATE_RELU && g > 0 ? dg => GATE_RELU ? dg
 dg * g * (1 - g) : 0; => dg * g : 0;
 weight * (g - (is_old[t] ? 0 : 1)); => weight * (g - (is_old[t] ? 1 : 0));
-linear_backward(du, dw.wg, NULL, dwg_u, u, w.wg, du, n, C, H); => linear_backward(du, dw.wg, NULL, dwg_u, u, w.wi, du, n, C, H);
+open_rows_backward(open_du, dw.wg, dwg_u, r.open_u, w.wg, open_du, rows, m, C, H); => open_rows_backward(open_du, dw.wg, dwg_u, r.open_u, w.wi, open_du, rows, m, C, H);
 dz, r.gate_input, w.gate_w, dinput, n, G, 1); => dz, r.gate_input, w.gate_w, NULL, n, G, 1);
-dz, r.gate_input, w.gate_w, dinput, n, G, 1); => dz, u, w.gate_w, dinput, n, G, 1);
+dz, r.gate_input, w.gate_w, dinput, n, G, 1); => dz, r.open_u, w.gate_w, dinput, n, G, 1);
 linear_backward(dinput, dw.gate_w, dw.gate_b, dz, => linear_backward(dinput, dw.gate_w, NULL, dz,
 mean[i] = before[i] + (ut[i] - before[i]) / count; => mean[i] = before[i] + (ut[i] + before[i]) / count;
 *before = t ? mean - 2 * C : ut; => *before = t > start ? mean - 2 * C : ut;
@@ -74,13 +79,13 @@ memset(s->at[A_DPREFIX], 0, n * m->dims.gate_in * => memset(s->at[A_DPREFIX], 0,
 dlogits[t * V + ids[i]]; => dlogits[t * V + i];
 matmul(drows, C, N, C, n, transposed(picked, N), plain(lnf, C), NULL, NULL); => matmul(drows, C, N, C, n, transposed(picked, N), plain(lnf, C), NULL, drows);
 real *to = wte + ids[i] * C; => real *to = wte + i * C;
-new_rows ? x->row_of : NULL, => NULL,
-tensor(&own->w, k.lora_b, l), a->n, I, O, own->dims.rank); => tensor(&own->w, k.lora_b, 0), a->n, I, O, own->dims.rank);
-linear_backward(dlow, db, NULL, dout, low, b, NULL, n, R, O); => linear_backward(dlow, NULL, NULL, dout, low, b, NULL, n, R, O);
-linear_backward(dx, da, NULL, dlow, x, a, dx, n, I, R); => linear_backward(dx, da, NULL, dlow, x, a, NULL, n, I, R);
+c < C && tokens[t] == ids[i]; c++) => c < C && tokens[t] == ids[0]; c++)
+linear_forward(out, low, tensor(&own->w, lora_b, l), NULL, out, => linear_forward(out, low, tensor(&own->w, lora_b, 0), NULL, out,
+NULL, dout, low, tensor(&own->w, lora_b, l), => NULL, dout, low, tensor(&own->w, lora_b, 0),
+linear_backward(dx, tensor(d, lora_a, l), NULL, dlow, x, => linear_backward(dx, tensor(d, lora_a, l), NULL, dlow, low,
 l++, loss.local_scale++) => l++, loss.local_scale += 2)
 kind == LOCAL_NONE || (kind == LOCAL_L1 && !is_old) => kind == LOCAL_NONE || !is_old
-terms = local == LOCAL_L1 ? C : 1; => terms = 1;
+loss.local_scale / (local == LOCAL_L1 ? C : 1); => loss.local_scale;
 x->config.alpha * loss.local_scale => x->config.alpha * loss.lm_scale
 local = last ? x->config.local : LOCAL_NONE; => local = x->config.local;
 block_linear_backward(m, a, grad, FC, l, du, true, => block_linear_backward(m, a, grad, FC, l, du, false,

@@ -12,6 +12,8 @@
 #   best      every method at its best rate, three seeds, each with a backbone of its own
 #   ablation  the method named at its best rate with something changed: what concerns replay with
 #             three seeds, the paper's with seed 1
+#   size      every method and the paper's alpha in larger models, each at its best rate times 128
+#             over the channels: 6 layers x 192 channels with three seeds, 8 x 384 with seed 1
 #
 # dev/results.csv has the columns of nr's own csv behind one more, `what`; change is against the
 # backbone of the same seed. dev/choices.csv has the multiple-choice items that the backbones and
@@ -27,7 +29,12 @@ extend="--data $data --old en --steps ${STEPS:-600}"
 seeds=${SEEDS:-1 2 3} rates=${RATES:-1e-3 2e-3 5e-3 1e-2}
 
 # What there is to train, a line each: WHAT METHOD RATE SEED OPTIONS.
-backbones() { for seed in $seeds; do echo "backbone backbone 2e-3 $seed"; done; }
+backbones() {
+    for seed in $seeds; do echo "backbone backbone 2e-3 $seed"; done
+    each_size | while read -r layers channels seed; do
+        echo "size:${layers}x$channels backbone $(scaled 2e-3) $seed --layers $layers --heads 6 --channels $channels"
+    done
+}
 
 grid() {
     for method in finetune lora adapter neutral replay; do
@@ -78,6 +85,22 @@ replay-alpha-10      replay   --alpha 10
 END
 }
 
+each_size() { # LAYERS CHANNELS SEED
+    for seed in $seeds; do echo 6 192 "$seed"; done
+    echo 8 384 1
+}
+
+sizes() {
+    each_size | while read -r layers channels seed; do
+        for method in finetune lora adapter neutral replay; do
+            echo "size:${layers}x$channels $method $(scaled "$(best $method)") $seed"
+        done
+        echo "size:${layers}x$channels:alpha-0.01 neutral $(scaled "$(best neutral)") $seed --alpha 0.01"
+    done
+}
+
+scaled() { awk -v rate="$1" -v channels="$channels" 'BEGIN { printf "%.2g", rate * 128 / channels }'; }
+
 # The best rate of a method. naive takes finetune's.
 best() { # METHOD
     case $1 in naive) set -- finetune ;; esac
@@ -89,7 +112,7 @@ best() { # METHOD
 
 # The file that says a line is finished. What grid and best have in common is trained once.
 key() { # WHAT METHOD RATE SEED
-    case $1 in ablation:*) echo "$2-$3-$4-${1#ablation:}" ;; *) echo "$2-$3-$4" ;; esac
+    case $1 in ablation:* | size:*) echo "$2-$3-$4-${1#*:}" ;; *) echo "$2-$3-$4" ;; esac
 }
 
 quietly() { # COMMAND...: its output is shown if it fails. In the background: a signal is seen at once
@@ -100,12 +123,14 @@ quietly() { # COMMAND...: its output is shown if it fails. In the background: a 
 
 train() { # trains and evaluates $what $method $lr $seed $options: lines for val and test
     backbone=$out/backbone-$seed
+    case $what in size:*) backbone=$backbone-$(echo "$what" | cut -d: -f2) ;; esac
     # shellcheck disable=SC2086  # $pretrain, $extend and $options are words
     if [ "$method" != backbone ]; then
         quietly "$work/nr" extend -i "$backbone" --new fr --method "$method" --lr "$lr" \
             --seed "$seed" --threads 1 $extend $options -o "$work/$key"
     elif [ ! -d "$backbone" ]; then
-        quietly "$work/nr" pretrain --seed "$seed" --threads 1 $pretrain -o "$work/$key"
+        quietly "$work/nr" pretrain --seed "$seed" --threads 1 $pretrain --pretrain-lr "$lr" $options \
+            -o "$work/$key"
         mv "$work/$key" "$backbone"
     fi
     case $method in
@@ -157,8 +182,10 @@ collect() { # LIST...: its lines of results.csv; the backbones come first
     cat "$@" | while read -r what method rate seed options; do
         sed "s/^/$what,/" "$out/$(key "$what" "$method" "$rate" "$seed").csv"
     done | awk 'BEGIN { FS = OFS = ","; role["en"] = "old"; role["plays"] = "known"; role["fr"] = "new" }
-        { if ($1 == "backbone") base[$3, $5, $7] = $9
-          $6 = role[$5]; $11 = sprintf("%.6f", $9 - base[$3, $5, $7]); print }'
+        { split($1, part, ":")
+          k = (part[1] == "size" ? part[2] : "") SUBSEP $3 SUBSEP $5 SUBSEP $7
+          if ($2 == "backbone") base[k] = $9
+          $6 = role[$5]; $11 = sprintf("%.6f", $9 - base[k]); print }'
 }
 
 collect_choices() { # LIST...
@@ -186,6 +213,7 @@ table() {
     NR == 1 { next }
     { name = $1 == "backbone" || $1 == "best" ? $2 : $1 == "grid" ? "" : substr($1, 10) " (" $2 ")"
       if ($1 == "grid") name = "grid " $2 " " $14
+      if (split($1, part, ":") > 1 && part[1] == "size") name = part[2] " " $2 " " part[3]
       if (!(name in lr)) { lr[name] = $14; order[++names] = name }
       k = name SUBSEP $7 SUBSEP $5
       loss[k] = loss[k] " " $9; change[k] = change[k] " " $11; closed[k] = closed[k] " " $13 }
@@ -248,11 +276,11 @@ trap 'exit 1' INT TERM
 [ -n "${NR:-}" ] || make -s nr
 cp "${NR:-nr}" "$work/nr"
 
-for list in backbones grid best_and_ablations; do
+for list in backbones grid best_and_ablations sizes; do
     $list >"$work/$list"
     train_all "$work/$list"
 done
-collect "$work/backbones" "$work/grid" "$work/best_and_ablations" >"$work/results.csv"
+collect "$work/backbones" "$work/grid" "$work/best_and_ablations" "$work/sizes" >"$work/results.csv"
 collect_choices "$work/backbones" "$work/best_and_ablations" >"$work/choices.csv"
 mv "$work/results.csv" "$results"
 mv "$work/choices.csv" "$choices"
