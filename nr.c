@@ -26,8 +26,8 @@ a gate be exactly zero.
 
 At the start Wo = 0, so that the extended model is the backbone, bit for bit. Of adapter and gate
 only Wo has a gradient in the first step. Wi and Wg are drawn at random with variance 1/(C L), where
-He's would be 2/C, so that the sum of L residues is of the size of one. Were Wi and Wg 0 as well as
-Wo, SiLU(Wg u) * Wi u would be 0, and no matrix would ever receive a gradient. w = 0 and b = 1 open
+He's would be 2/C: the more layers there are, the less each begins to say. Were Wi and Wg 0, too,
+SiLU(Wg u) * Wi u would be 0, and no matrix would ever receive a gradient. w = 0 and b = 1 open
 every gate, for a gate that is closed on every token receives no gradient.
 
 The rivals: naive and finetune (they train all weights; naive on new text alone), lora (W + A B
@@ -94,8 +94,8 @@ Matrix plain(const real *x, size_t width) { return (Matrix){x, width, 1}; }
 Matrix transposed(const real *x, size_t width) { return (Matrix){x, 1, width}; }
 
 // c (M, N; its rows lie c_row apart) = a (M, K) b (K, N) + add (as c; may be c itself) + bias (N).
-// add and bias may be NULL. Products are summed in order, KC at a time: the same bits on any number
-// of threads. To port nr to other hardware, replace this function first.
+// add and bias may be NULL, K not 0. Products are summed in order, KC at a time (of a single row,
+// four): the same bits on any number of threads. To port nr to other hardware, start with this.
 enum { KC = 768 };
 void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
             const real *bias, const real *add);
@@ -202,11 +202,10 @@ void gelu_backward(real *dx, const real *dout, const real *x, size_t size) {
     }
 }
 
-// x (n) = e^(scale (x - max)) / sum, which is softmax(scale x): the largest is taken off so that no
+// x (n) = e^(scale (x - max)) / sum = softmax(scale x). max, its largest, is taken off so that no
 // power overflows. Returns the sum of the powers.
-real softmax(real *x, size_t n, real scale, real *max) {
-    *max = largest(n, x);
-    for (size_t i = 0; i < n; i++) x[i] = exponential((x[i] - *max) * scale);
+real softmax(real *x, size_t n, real scale, real max) {
+    for (size_t i = 0; i < n; i++) x[i] = exponential((x[i] - max) * scale);
     real sum = total(n, x), norm = 1 / sum;
     for (size_t i = 0; i < n; i++) x[i] *= norm;
     return sum;
@@ -231,8 +230,8 @@ void attention_forward(real *y, real *att, const real *qkv, size_t B, size_t T, 
             real *a = att + (head * T + t0) * T;  // (t1 - t0, t1), its rows T apart
             matmul(a, T, t1 - t0, t1, hs, queries, keys, NULL, NULL);
             for (size_t t = t0; t < t1; t++) {
-                real *row = a + (t - t0) * T, max;
-                softmax(row, t + 1, scale, &max);
+                real *row = a + (t - t0) * T;
+                softmax(row, t + 1, scale, largest(t + 1, row));
                 memset(row + t + 1, 0, (t1 - t - 1) * sizeof(real));
             }
             real *out = y + (b * T + t0) * C + h * hs;
@@ -301,8 +300,8 @@ void embedding_backward(real *dwte, real *dwpe, const real *dx, const int *token
 void crossentropy_forward(real *losses, real *logits, const int *targets, size_t n, size_t V) {
     #pragma omp parallel for
     for (size_t t = 0; t < n; t++) {
-        real *p = logits + t * V, target = targets[t] < 0 ? 0 : p[targets[t]], max;
-        real sum = softmax(p, V, 1, &max);
+        real *p = logits + t * V, max = largest(V, p), target = targets[t] < 0 ? 0 : p[targets[t]];
+        real sum = softmax(p, V, 1, max);
         losses[t] = targets[t] < 0 ? 0 : (real)log(sum) - (target - max);
     }
 }
@@ -327,12 +326,12 @@ typedef enum { GATE_RELU, GATE_SIGMOID, GATE_NONE } GateKind;
 typedef enum { LOCAL_L1, LOCAL_CE, LOCAL_NONE } LocalKind;  // of l_local: |r|_1, cross-entropy
 
 // What one layer's adapter keeps of n tokens for the backward pass, which leaves gradients in some.
-// Of the matrices only the first m rows are in use, for the m tokens whose gates are open.
+// Of the first four lines' matrices only m rows are in use, for the m tokens whose gates are open.
 typedef struct {
     real *open_u;           // (n, C): the rows of u that A reads
     real *wi_u, *wg_u;      // (n, H): Wi u, and Wg u; afterwards wg_u holds its gradient
     real *hidden;           // (n, H): SiLU(Wg u) * (Wi u)
-    real *adapter;          // (n, C): A(u); afterwards du
+    real *adapter;          // (n, C): A(u); afterwards its gradient dA, then du
     real *z, *gate;         // (n):    w . input + b, and g; afterwards z holds its gradient
     real *l1;               // (n):    |r|_1 / C, the token's term of l_local
     const real *gate_input; // (n, G): what the gate reads: u, or what room 4 makes of it
@@ -369,7 +368,7 @@ size_t open_rows(int *rows, const real *gate, GateKind kind, size_t n) {
     size_t m = 0;
     for (size_t t = 0; t < n; t++)
         if (gate[t] != 0 || kind != GATE_RELU) rows[m++] = t;
-    if (m == 1 && n > 1) rows[m++] = rows[0] == 0;
+    if (m == 1 && n > 1) rows[m++] = rows[0] ? 0 : 1;
     return m;
 }
 
@@ -639,13 +638,13 @@ enum { INPUT_LAYER, INPUT_PREFIX };                                   // gate_in
 enum { START_OPEN, START_CLOSED, START_RANDOM };                      // gate_init
 enum { VARIANCE_LOW, VARIANCE_HE, REPLAY_AS_PENALTY = 0, REPLAY_AS_TEXT };  // init, replay_as
 
-// The methods: what each trains, and settings that differ from room 11's defaults. USES_OLD: a
-// fraction p of the sequences is old text.
+// The methods: what each trains, and settings that differ from room 11's defaults. USES_OLD: may
+// take old text, or replay.
 enum { USES_OLD = 32 };
 enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, REPLAY, METHODS };
 #define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral|replay"
 const struct { const char *name; int uses; const char *defaults, *about; } methods[METHODS] = {
-    // by default: gate=none local=none init=low p=0.1 alpha=1
+    // by default: gate=none local=none init=low p=0.1 q=0.1 alpha=1
     {"backbone", SET_BACKBONE, "p=0 warmup=100 floor=0.05 decay=0.1", "pretraining"},
     {"naive", SET_BACKBONE, "p=0 lr=0.001", "finetuning on new text alone"},
     {"finetune", SET_BACKBONE | USES_OLD, "lr=0.001", "all weights"},
@@ -1114,8 +1113,8 @@ double train(Model *m, const TrainConfig *c, Loader *loader, const StateFile *fi
         snprintf(text, sizeof text, c->local == LOCAL_NONE ? "loss %.3f" : "loss %.3f + %.4f local",
                  loss.lm, loss.local);
         progress(name, t.step - first, c->steps - first, text, start, c->batch * c->seq_len);
-        bool stop = interrupted && t.step < c->steps;  // read once: a signal may come any time
-        if (stop || (file->save_every && t.step < c->steps && t.step % file->save_every == 0))
+        bool more = t.step < c->steps, stop = more && interrupted;  // may come any time
+        if (stop || (more && file->save_every && t.step % file->save_every == 0))
             state_save(file, &t, loader, before + now() - start);
         if (stop) end_interrupted(name, join("--resume goes on from", " ", file->path));
     }
@@ -1161,7 +1160,8 @@ Score evaluate(const Model *m, const Tokens *file, size_t T) {
         if (interrupted) end_interrupted("evaluation", "start it again");
     }
     s.bpb = s.loss / 0.6931471805599453 / s.bytes;
-    s.loss /= count, s.gate /= count * m->dims.layers, s.closed /= count * m->dims.layers;
+    double gates = count * m->dims.layers;
+    s.loss /= count, s.gate /= gates, s.closed /= gates;
     free(a.memory);
     free(tokens);
     return s;
@@ -1361,8 +1361,6 @@ void extension_complete(Extension *x, const Dims *d) {
 
 // Plugs x in; from then on it is m's.
 void extension_attach(Model *m, Extension *x) {
-    if (m->n_extensions == MAX_EXTENSIONS)
-        die("at most %d extensions on one model", MAX_EXTENSIONS);
     m->extension[m->n_extensions++] = x;
     model_hash(m);
     if (x->config.gate_input == INPUT_PREFIX) m->dims.gate_in = x->dims.gate_in;
@@ -1430,7 +1428,7 @@ enum { LARGEST = 1 << 20 };  // of any size; their products fit 64 bits
 void dims_check(const char *source, const Dims *d) {
     if (d->channels % d->heads)
         die("%s: %zu heads do not divide %zu channels", source, d->heads, d->channels);
-    size_t size = tensors_lay_out(NULL, SET_BACKBONE, d).size, most = (size_t)4 << 30;
+    size_t size = tensors_lay_out(NULL, SET_BACKBONE, d).size, most = 4ul << 30;
     if (size > most) die("%s: these sizes make %zu parameters, at most %zu", source, size, most);
 }
 
@@ -1602,21 +1600,23 @@ void omp_set_num_threads(int n) {
 void omp_set_max_active_levels(int n) { (void)n; }
 #endif
 
-// Beside another program, threads that wait for each other at every product are slower than one.
-// A step that began at `wall`, when `cpu` had been used, tells by its share of the processor if
-// there is one: then one thread goes on alone, for eight steps' time at first, for longer if that
-// program is still there. (No bit depends on the number of threads.)
+// Beside another program, threads that wait for each other at every product can be slower than one.
+// A step that began at `wall`, when `cpu` had been used, tells by its share of the processor if it
+// had to share it. Then one thread tries, and goes on alone while it is faster: for eight steps'
+// time at first, for longer if the other is still there. (No bit depends on the number of threads.)
 void threads_adapt(double wall, double cpu) {
-    static double rest, until;
+    static double rest, until, shared;  // shared: what all threads took for a step
     static int all;
     int threads = omp_get_max_threads();
-    double seconds = now() - wall, used = (clock() - cpu) / CLOCKS_PER_SEC;
+    double end = now(), seconds = end - wall;
     all = max_size(all, threads);
-    if (threads == all) {
-        rest = used < 0.8 * all * seconds ? fmin(2 * rest + 8 * seconds, 60) : 0;
-        until = now() + rest;
-    }
-    omp_set_num_threads(now() < until ? 1 : all);
+    if (threads < all && (seconds > shared || end > until)) omp_set_num_threads(all);
+    if (threads < all || end < until) return;
+    bool alone = clock() - cpu > 0.8 * all * seconds * CLOCKS_PER_SEC;
+    rest = alone ? 0 : fmin(2 * rest + 8 * seconds, 60);
+    until = end + rest;
+    shared = seconds;
+    omp_set_num_threads(alone ? all : 1);
 }
 
 // A `vec` is one register full of reals. The multiply keeps MR rows by NR vectors of sums in
@@ -1801,7 +1801,7 @@ void multiply_row(real *c, size_t N, size_t K, const real *a, Matrix b, const re
 void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
             const real *bias, const real *add) {
     if (M == 0) return;
-    if (M == 1 && a.col == 1 && (b.col == 1 || b.row == 1)) {
+    if (M == 1 && a.row != 1 && (b.col == 1 || b.row == 1)) {  // not a column, transposed
         multiply_row(c, N, K, a.at, b, bias, add);
         return;
     }
@@ -2076,6 +2076,8 @@ Model *teach(Settings *s, long method, double *seconds) {
         m = model_new(&d, &c, t);
     }
     if (whole && m->n_extensions) die("--method %s: takes no -x", methods[method].name);
+    if (m->n_extensions == MAX_EXTENSIONS)
+        die("at most %d extensions on one model", MAX_EXTENSIONS);
     Loader loader = loader_open(s, &c, pretrain ? s->known : s->new, m->tokenizer);
     char metadata[1024], *out = join(s->out, "", "");
     for (char *end = strchr(out, 0); end > out + 1 && end[-1] == '/';) *--end = 0;
@@ -2170,7 +2172,7 @@ void results_write(const Results *all, const char *path) {
 // domains also how many of a hundred gates are closed.
 void results_print(const Results *all) {
     bool closed = all->n_files <= 3;
-    printf("%-8s %9s", "method", "trained");
+    printf("method     trained");
     for (size_t i = 0; i < all->n_files; i++) printf(" | %-6.6schange", all->files[i].name);
     printf("%s\n", closed ? " | closed%" : "");
     for (const Result *r = all->results; r < all->results + all->count; r += all->n_files) {
@@ -2210,16 +2212,11 @@ void print_sample(const Model *m, const Tokens *file, long seed) {
     printf("\n");
 }
 
-// Is a method among those of --methods?
-bool is_chosen(const Settings *s, long method) {
-    return choice_index(s->methods, ',', methods[method].name) >= 0;
-}
-
 // Checks the methods of --methods and their settings, before anything is trained.
 void methods_check(const Settings *s) {
     int uses = 0, found = 0;
     for (long i = NAIVE; i < METHODS; i++) {
-        if (!is_chosen(s, i)) continue;
+        if (choice_index(s->methods, ',', methods[i].name) < 0) continue;
         train_config(s, i);
         uses |= methods[i].uses;
         found++;
@@ -2265,7 +2262,8 @@ void command_run(Settings *s) {
     for (long method = BACKBONE; method < METHODS; method++) {
         Settings own = *s;
         bool whole = methods[method].uses & SET_BACKBONE;
-        int stages = method == BACKBONE ? 1 : is_chosen(s, method) ? list_length(s->new) : 0;
+        int chosen = choice_index(s->methods, ',', methods[method].name) >= 0;
+        int stages = method == BACKBONE ? 1 : chosen * list_length(s->new);
         char *strings[1 + 2 * MAX_DOMAINS];
         size_t n = 0;
         own.in = strings[n++] = join(s->out, "/", "backbone");
@@ -2379,8 +2377,8 @@ void command_eval(Settings *s) {
                                              m->tokenizer, 2);
     for (size_t i = 0; i < all.n_files; i++) all.role[i] = "";
     results_add(&all, m, &c, m->n_extensions, 0);
-    printf("\n%-8s %10s %9s %11s %10s", s->split, "tokens", "nats", "perplexity", "bits/byte");
-    if (gated) printf("%8s %7s", "gate", "closed");
+    printf("\n%-8s     tokens      nats  perplexity  bits/byte", s->split);
+    if (gated) printf("    gate  closed");
     for (size_t i = 0; i < all.n_files; i++) {
         const Score *at = &all.results[i].score;
         printf("\n%-8s %10zu %9.4f %11.3f %10.4f", all.files[i].name, at->tokens, at->loss,

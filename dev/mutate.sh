@@ -33,7 +33,7 @@ db[j] += dout[t * C + j]; => db[j] -= dout[t * C + j];
 x[i] * sigmoid(GELU_2K * (x[i] + GELU_A => x[i] * sigmoid(GELU_2K * (x[i] - GELU_A
 (1 + 3 * GELU_A * square) => (1 + 2 * GELU_A * square)
 (s + x[i] * s * (1 - s) * GELU_2K => (s - x[i] * s * (1 - s) * GELU_2K
-exponential((x[i] - *max) * scale); => exponential(x[i] - *max);
+exponential((x[i] - max) * scale); => exponential(x[i] - max);
 sum = total(n, x), norm = 1 / sum; => sum = total(n, x), norm = 1 / sum * (real)1.01;
 at[i] * (dst[i] - sum) * scale; => at[i] * (dst[i] - sum);
 at[i] * (dst[i] - sum) * scale; => at[i] * dst[i] * scale;
@@ -53,7 +53,7 @@ dwg[i] = d * wi_u[i] * (s + x * s * (1 - s)); => dwg[i] = d * wi_u[i] * (s - x *
 dwi[i] = d * x * s; => dwi[i] = d * s;
 o[i] += g * a[i], => o[i] += a[i],
 r.l1[rows[k]] = g * l1 / C; => r.l1[rows[k]] = l1 / C;
-if (m == 1 && n > 1) rows[m++] = rows[0] == 0; => 
+if (m == 1 && n > 1) rows[m++] = rows[0] ? 0 : 1; => 
 end < m && rows[end] / KC == rows[k] / KC;) end++; => end < m;) end++;
 scatter(du, open_du, rows, m, C); => scatter(du, open_du, rows, m / 2, C);
 if (du) gather(open_du, du, rows, m, C); => if (du) gather(open_du, r.open_u, rows, m, C);

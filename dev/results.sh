@@ -85,9 +85,9 @@ replay-alpha-10      replay   --alpha 10
 END
 }
 
-each_size() { # LAYERS CHANNELS SEED
-    for seed in $seeds; do echo 6 192 "$seed"; done
+each_size() { # LAYERS CHANNELS SEED; what takes longest first
     echo 8 384 1
+    for seed in $seeds; do echo 6 192 "$seed"; done
 }
 
 sizes() {
@@ -146,9 +146,12 @@ train() { # trains and evaluates $what $method $lr $seed $options: lines for val
             'NR > 1 { $1 = m; $2 = s; $13 = lr; if (m == "finetune") $15 = 0.1
                 if (m ~ /naive|finetune/) $3 = 1; print }' "$work/$key.eval"
     done >"$work/$key.csv"
-    quietly "$work/nr" eval "$@" --choices "$data/en_choices.jsonl" \
-        --choices "$data/fr_choices.jsonl" --threads 1 --csv "$work/$key.answers"
-    mv "$work/$key.answers" "$out/$key.answers"
+    case $what in
+    backbone | best)
+        quietly "$work/nr" eval "$@" --choices "$data/en_choices.jsonl" \
+            --choices "$data/fr_choices.jsonl" --threads 1 --csv "$work/$key.answers"
+        mv "$work/$key.answers" "$out/$key.answers" ;;
+    esac
     mv "$work/$key.csv" "$out/$key.csv"
     rm -rf "${work:?}/$key"
     echo "$key: $(awk -F, '$6 == "val" { printf "%s %.3f ", $4, $8 }' "$out/$key.csv")"
