@@ -395,7 +395,7 @@ void residue_forward(real *out, Residue r, const real *u, ResidueTensors w, Gate
         r.gate[t] = kind == GATE_RELU ? relu : kind == GATE_SIGMOID ? sigmoid(z) : 1;
         r.l1[t] = 0;
     }
-    int *rows = (int *)scratch(FOR_ROWS, n);
+    int *rows = (void *)scratch(FOR_ROWS, n);
     size_t m = open_rows(rows, r.gate, kind, n);
     gather(r.open_u, u, rows, m, C);
     linear_forward(r.wi_u, r.open_u, w.wi, NULL, NULL, m, C, H);
@@ -446,7 +446,7 @@ void open_rows_backward(real *dx, real *dw, const real *dout, const real *x, con
 void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dout, Residue r,
                       ResidueTensors w, GateKind kind, LocalKind local, real weight,
                       const int *is_old, real *dhidden, size_t n, size_t C, size_t H, size_t G) {
-    int *rows = (int *)scratch(FOR_ROWS, n);
+    int *rows = (void *)scratch(FOR_ROWS, n);
     size_t m = open_rows(rows, r.gate, kind, n);
     memset(r.z, 0, n * sizeof(real));
     #pragma omp parallel for

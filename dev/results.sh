@@ -31,8 +31,8 @@ seeds=${SEEDS:-1 2 3} rates=${RATES:-1e-3 2e-3 5e-3 1e-2}
 # What there is to train, a line each: WHAT METHOD RATE SEED OPTIONS.
 backbones() {
     for seed in $seeds; do echo "backbone backbone 2e-3 $seed"; done
-    each_size | while read -r layers channels seed; do
-        echo "size:${layers}x$channels backbone $(scaled 2e-3) $seed --layers $layers --heads 6 --channels $channels"
+    each_size | while read -r deep wide number; do
+        echo "size:${deep}x$wide backbone $(scaled 2e-3 "$wide") $number --layers $deep --heads 6 --channels $wide"
     done
 }
 
@@ -87,19 +87,21 @@ END
 
 each_size() { # LAYERS CHANNELS SEED; what takes longest first
     echo 8 384 1
-    for seed in $seeds; do echo 6 192 "$seed"; done
+    for number in $seeds; do echo 6 192 "$number"; done
 }
 
 sizes() {
-    each_size | while read -r layers channels seed; do
-        for method in finetune lora adapter neutral replay; do
-            echo "size:${layers}x$channels $method $(scaled "$(best $method)") $seed"
+    each_size | while read -r deep wide number; do
+        for name in finetune lora adapter neutral replay; do
+            echo "size:${deep}x$wide $name $(scaled "$(best $name)" "$wide") $number"
         done
-        echo "size:${layers}x$channels:alpha-0.01 neutral $(scaled "$(best neutral)") $seed --alpha 0.01"
+        echo "size:${deep}x$wide:alpha-0.01 neutral $(scaled "$(best neutral)" "$wide") $number --alpha 0.01"
     done
 }
 
-scaled() { awk -v rate="$1" -v channels="$channels" 'BEGIN { printf "%.2g", rate * 128 / channels }'; }
+scaled() { # RATE CHANNELS
+    awk -v rate="$1" -v channels="$2" 'BEGIN { printf "%.2g", rate * 128 / channels }'
+}
 
 # The best rate of a method. naive takes finetune's.
 best() { # METHOD
