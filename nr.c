@@ -1940,7 +1940,7 @@ const Setting settings[] = {
     {"temperature", 0, FRACTION, AT(temperature), 0, 100, NULL, SAMPLE,
      "0: always the most likely token"},
     {S_TEXT(csv), EVAL, "also write the figures to this file"},
-    {S_WHOLE(threads, 0, 1024), ALL, "0: as many as there are cores"},
+    {S_WHOLE(threads, 0, 1024), ALL, "0: all cores (beside a busy program one, if faster)"},
 };
 enum { SETTINGS = sizeof settings / sizeof *settings };
 _Static_assert(SETTINGS <= 64, "Settings.given has a bit for each");
