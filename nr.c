@@ -101,12 +101,12 @@ void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matri
             const real *bias, const real *add);
 
 // Returns `size` reals of memory to work in. Each thread has its own, kept from call to call.
-enum { FOR_PACKED_B, FOR_PACKED_A, FOR_LAYERS, FOR_ROWS, SCRATCHES };
+enum { SLOT_PACKED_B, SLOT_PACKED_A, SLOT_LAYER, SLOT_ROWS, SLOTS };
 real *scratch(int slot, size_t size);
 
 // Random numbers: splitmix64, whose state is one counter. Each purpose has a stream of its own.
 typedef uint64_t Random;
-enum { FOR_BACKBONE = 1, FOR_EXTENSION, FOR_LOADER, FOR_SAMPLING, FOR_REPLAY };
+enum { STREAM_BACKBONE = 1, STREAM_EXTENSION, STREAM_LOADER, STREAM_SAMPLING, STREAM_REPLAY };
 
 Random random_stream(uint64_t seed, uint64_t purpose);
 uint64_t random_bits(Random *r);
@@ -163,7 +163,7 @@ void layernorm_backward(real *dx, real *dw, real *db, const real *dout, const re
     for (size_t t = 0; t < n; t++) {
         const real *d = dout + t * C, *xt = x + t * C, mean = stats[2 * t], rstd = stats[2 * t + 1];
         real mean_dz = dot(C, d, w) / C;
-        real *z = scratch(FOR_LAYERS, 2 * C), *dz = z + C;
+        real *z = scratch(SLOT_LAYER, 2 * C), *dz = z + C;
         for (size_t i = 0; i < C; i++) z[i] = (xt[i] - mean) * rstd, dz[i] = d[i] * w[i];
         real mean_dzz = dot(C, dz, z) / C;
         for (size_t i = 0; i < C; i++)
@@ -253,7 +253,7 @@ void attention_backward(real *dqkv, const real *dy, const real *att, const real 
     for (size_t head = 0; head < B * NH; head++) {
         size_t b = head / NH, h = head % NH, first = b * T * 3 * C + h * hs;
         const real *q = qkv + first, *k = q + C, *v = k + C;
-        real *dq = dqkv + first, *dk = dq + C, *dv = dk + C, *ds = scratch(FOR_LAYERS, QUERIES * T);
+        real *dq = dqkv + first, *dk = dq + C, *dv = dk + C, *ds = scratch(SLOT_LAYER, QUERIES * T);
         for (size_t t0 = 0; t0 < T; t0 += QUERIES) {
             size_t t1 = min_size(t0 + QUERIES, T), rows = t1 - t0;
             const real *a = att + (head * T + t0) * T, *d = dy + (b * T + t0) * C + h * hs;
@@ -395,7 +395,7 @@ void residue_forward(real *out, Residue r, const real *u, ResidueTensors w, Gate
         r.gate[t] = kind == GATE_RELU ? relu : kind == GATE_SIGMOID ? sigmoid(z) : 1;
         r.l1[t] = 0;
     }
-    int *rows = (void *)scratch(FOR_ROWS, n);
+    int *rows = (void *)scratch(SLOT_ROWS, n);
     size_t m = open_rows(rows, r.gate, kind, n);
     gather(r.open_u, u, rows, m, C);
     linear_forward(r.wi_u, r.open_u, w.wi, NULL, NULL, m, C, H);
@@ -446,13 +446,13 @@ void open_rows_backward(real *dx, real *dw, const real *dout, const real *x, con
 void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dout, Residue r,
                       ResidueTensors w, GateKind kind, LocalKind local, real weight,
                       const int *is_old, real *dhidden, size_t n, size_t C, size_t H, size_t G) {
-    int *rows = (void *)scratch(FOR_ROWS, n);
+    int *rows = (void *)scratch(SLOT_ROWS, n);
     size_t m = open_rows(rows, r.gate, kind, n);
     memset(r.z, 0, n * sizeof(real));
     #pragma omp parallel for
     for (size_t k = 0; k < m; k++) {
         size_t t = rows[k];
-        real *a = r.adapter + k * C, *dr = scratch(FOR_LAYERS, C), g = r.gate[t];
+        real *a = r.adapter + k * C, *dr = scratch(SLOT_LAYER, C), g = r.gate[t];
         real penalty = local == LOCAL_L1 && is_old[t] && g > 0 ? weight : 0;
         for (size_t i = 0; i < C; i++)
             dr[i] = dout[t * C + i] + penalty * ((a[i] > 0) - (a[i] < 0));
@@ -1235,7 +1235,7 @@ Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
     #pragma omp parallel for schedule(dynamic)
     for (size_t k = 0; k < pieces; k++) {
         uint64_t seed = hash_bits(hash_bits(c->seed, age), k);
-        Sampler s = sampler_new(m, &end, 1, c->temperature, random_stream(seed, FOR_REPLAY));
+        Sampler s = sampler_new(m, &end, 1, c->temperature, random_stream(seed, STREAM_REPLAY));
         for (size_t t = 0; t < T && !interrupted; t++) text.ids[k * T + t] = sampler_next(&s);
         free(s.a.memory), free(s.tokens);
         #pragma omp critical
@@ -1390,7 +1390,7 @@ Extension *extension_new(Model *m, const TrainConfig *c, const bool *learn) {
         if (m->unseen[v] && (!learn || learn[v])) x->ids[own->new_rows++] = v;
     extension_complete(x, &m->dims);
     x->w = tensors_allocate(x->sets, &x->dims);
-    tensors_init(&x->w, &x->dims, c, FOR_EXTENSION);
+    tensors_init(&x->w, &x->dims, c, STREAM_EXTENSION);
     for (size_t i = 0; i < x->dims.new_rows; i++)
         memcpy(x->w.at[NEW_ROWS] + i * C, m->wte + x->ids[i] * C, C * sizeof(real));
     extension_attach(m, x);
@@ -1409,7 +1409,7 @@ Model *model_new(const Dims *d, const TrainConfig *c, Tokenizer *tokenizer) {
     *m = (Model){.dims = *d, .tokenizer = tokenizer, .w = tensors_allocate(SET_BACKBONE, d)};
     m->wte = m->w.at[WTE];
     m->unseen = memset(allocate(d->vocab, sizeof *m->unseen), true, d->vocab);
-    tensors_init(&m->w, d, c, FOR_BACKBONE);
+    tensors_init(&m->w, d, c, STREAM_BACKBONE);
     model_hash(m);
     return m;
 }
@@ -1679,8 +1679,8 @@ real largest(size_t n, const real *a) {
 }
 
 real *scratch(int slot, size_t size) {
-    static _Thread_local real *at[SCRATCHES];
-    static _Thread_local size_t sizes[SCRATCHES];
+    static _Thread_local real *at[SLOTS];
+    static _Thread_local size_t sizes[SLOTS];
     if (sizes[slot] < size) {
         free(at[slot]);
         at[slot] = allocate(size, sizeof(real));
@@ -1805,11 +1805,11 @@ void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matri
         multiply_row(c, N, K, a.at, b, bias, add);
         return;
     }
-    real *packed_b = scratch(FOR_PACKED_B, KC * round_up(min_size(N, NC), PANEL));
+    real *packed_b = scratch(SLOT_PACKED_B, KC * round_up(min_size(N, NC), PANEL));
     size_t threads = omp_get_max_threads();
     #pragma omp parallel if (M * N * K > 1 << 18)
     {
-        real *packed_a = scratch(FOR_PACKED_A, MC * KC);
+        real *packed_a = scratch(SLOT_PACKED_A, MC * KC);
         for (size_t j0 = 0; j0 < N; j0 += NC)
             for (size_t k0 = 0; k0 < K; k0 += KC) {
                 size_t cols = min_size(NC, N - j0), depth = min_size(KC, K - k0);
@@ -2048,7 +2048,7 @@ Model *model_of_settings(Settings *s) {
 Loader loader_open(const Settings *s, const TrainConfig *c, const char *learnt,
                    const Tokenizer *t) {
     Loader loader = {.p = c->p, .q = c->q, .learn_all = c->replay_as == REPLAY_AS_TEXT,
-                     .random = random_stream(c->seed, FOR_LOADER)};
+                     .random = random_stream(c->seed, STREAM_LOADER)};
     size_t least = c->seq_len + 1;
     const char *old = c->p > 0 ? s->old : NULL;
     Tokens texts[MAX_DOMAINS], *kept = loader.kept;
@@ -2189,7 +2189,7 @@ void results_print(const Results *all) {
 // `stop`. Returns how many were drawn.
 long continue_text(const Model *m, const int *tokens, size_t count, long n, double temperature,
                    long seed, bool stop) {
-    Sampler s = sampler_new(m, tokens, count, temperature, random_stream(seed, FOR_SAMPLING));
+    Sampler s = sampler_new(m, tokens, count, temperature, random_stream(seed, STREAM_SAMPLING));
     long drawn = 0;
     for (; drawn < n && !interrupted; drawn++) {
         int token = sampler_next(&s);

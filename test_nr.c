@@ -989,7 +989,7 @@ void test_loader(void) {
         double p = fractions[f][0], q = fractions[f][1], all = fractions[f][2];
         Loader loader = {.kept = {from[0], from[1], from[2]}, .n_old = 2, .n_penalty_only = 1,
                          .new = from[3], .p = p, .q = q, .learn_all = all,
-                         .random = random_stream(7, FOR_LOADER)};
+                         .random = random_stream(7, STREAM_LOADER)};
         int count[FILES] = {0}, starts[COUNT] = {0}, wrong = 0, differ = 0, covered = 0;
         for (int n = 0; n < DRAWS; n++) {
             loader_next(&loader, &t.batch);
@@ -1249,7 +1249,7 @@ void test_sampling(void) {
     double p[V], sum = 0;
     int counts[V] = {0}, greedy = 0, repeats = 0;
     begin("sampling");
-    Random random = random_stream(5, FOR_SAMPLING), twin = random, other = random_stream(6, 4);
+    Random random = random_stream(5, STREAM_SAMPLING), twin = random, other = random_stream(6, 4);
     for (int i = 0; i < V; i++) sum += p[i] = exp(logits[i] / 0.7);
     for (int i = 0; i < DRAWS; i++) {
         int token = sample_token(logits, V, 0.7, &random);
