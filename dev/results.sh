@@ -24,13 +24,13 @@ cd "$(dirname "$0")/.."
 # From the environment if it is set there: to try all this with few steps, say, into another folder.
 data=${DATA:-data/multi30k} out=${OUT:-out/results} results=${RESULTS:-dev/results.csv} jobs=${JOBS:-2}
 choices=$(dirname "$results")/choices.csv
-pretrain="--data $data --known en,plays --pretrain-steps ${PRETRAIN_STEPS:-2400} ${SIZE:-}"
+pretrain="--data $data --known en,plays --pretrain-steps ${PRETRAIN_STEPS:-2400}"
 extend="--data $data --old en --steps ${STEPS:-600}"
 seeds=${SEEDS:-1 2 3} rates=${RATES:-1e-3 2e-3 5e-3 1e-2}
 
 # What there is to train, a line each: WHAT METHOD RATE SEED OPTIONS.
 backbones() {
-    for seed in $seeds; do echo "backbone backbone 2e-3 $seed"; done
+    for seed in $seeds; do echo "backbone backbone 2e-3 $seed ${SIZE:-}"; done
     each_size | while read -r deep wide number; do
         echo "size:${deep}x$wide backbone $(scaled 2e-3 "$wide") $number --layers $deep --heads 6 --channels $wide"
     done
