@@ -149,7 +149,7 @@ train() { # trains and evaluates $what $method $lr $seed $options: lines for val
                 if (m ~ /naive|finetune/) $3 = 1; print }' "$work/$key.eval"
     done >"$work/$key.csv"
     case $what in
-    backbone | best)
+    backbone | grid | best)
         quietly "$work/nr" eval "$@" --choices "$data/en_choices.jsonl" \
             --choices "$data/fr_choices.jsonl" --threads 1 --csv "$work/$key.answers"
         mv "$work/$key.answers" "$out/$key.answers" ;;
