@@ -960,7 +960,7 @@ void model_backward(const Training *t, Loss loss) {
                        s->at[A_STATSF], m->w.at[LNF_W], n, C);
     for (size_t l = L; l-- > 0;) block_backward(t, loss, l);
     const int *tokens = t->batch.tokens;
-    if (dwte) {
+    if (dwte) {  // wte is both the head and the embedding
         matmul(dwte, C, V, C, n, transposed(dlogits, V), plain(lnf, C), NULL, NULL);
         embedding_backward(dwte, grad->at[WPE], dx, tokens, a->B, a->T, m->dims.positions, C);
     }

@@ -148,9 +148,9 @@ void input_refuse(const char *path) {
 // Creates a folder, unless it is there already; dies when that cannot be.
 void make_folder(const char *path) {
     struct stat status;
-    if (mkdir(path, 0777) == 0) return;
+    if (!mkdir(path, 0777)) return;
     if (errno != EEXIST) die("%s: cannot be created: %s", path, strerror(errno));
-    if (stat(path, &status) == 0 && !S_ISDIR(status.st_mode))
+    if (!stat(path, &status) && !S_ISDIR(status.st_mode))
         die("%s: is a file, not a folder", path);
 }
 
@@ -160,7 +160,7 @@ void make_folder(const char *path) {
 // two that wrote its files in turn would leave some of each.
 void make_folders(const char *path, int whole) {
     struct stat status;
-    if (!whole && stat(path, &status) == 0 && !S_ISREG(status.st_mode)) {
+    if (!whole && !stat(path, &status) && !S_ISREG(status.st_mode)) {
         if (S_ISDIR(status.st_mode)) die("%s: is a folder, not a file", path);
         return; // a pipe, a terminal
     }
@@ -224,7 +224,7 @@ FILE *output_open(const char *path) {
     bool there = !stat(path, &status), standard = !strcmp(path, "-");
     FILE *file = stdout;
     input_refuse(path);
-    if (there && fstat(STDOUT_FILENO, &out) == 0 && same_file(&status, &out)) standard = true;
+    if (there && !fstat(STDOUT_FILENO, &out) && same_file(&status, &out)) standard = true;
     if (standard || (there && !S_ISREG(status.st_mode))) {
         output_path = join(path, "", "");
         if (!standard) file = fopen(path, "wb");
@@ -478,7 +478,7 @@ int *map_slot(const Map *map, const void *key, size_t size) {
     for (;; i++) {
         int *slot = map->slots + (i & mask);
         const char *other = *slot ? map_key(map, *slot - 1, &other_size) : NULL;
-        if (!other || (other_size == size && memcmp(other, key, size) == 0)) return slot;
+        if (!other || (other_size == size && !memcmp(other, key, size))) return slot;
     }
 }
 
@@ -1053,7 +1053,7 @@ void tokenizer_save(const Tokenizer *t, const char *folder) {
     FILE *file = output_open(vocab_path);
     for (int id = 0; id < t->size; id++) {
         char *name = token_name(t, id);
-        fputs(id == 0 ? "{" : ", ", file);
+        fputs(id ? ", " : "{", file);
         json_write_name(file, name);
         fprintf(file, ": %d", id);
         free(name);
@@ -1191,7 +1191,7 @@ const Json *tokenizer_json(const char *path, const Json *file) {
 Tokenizer *tokenizer_load(const char *folder) {
     char *vocab = join(folder, "/", "vocab.json"), *both = join(folder, "/", "tokenizer.json");
     char *merges = join(folder, "/", "merges.txt");
-    bool apart = access(vocab, F_OK) == 0;
+    bool apart = !access(vocab, F_OK);
     if (!apart && access(both, F_OK))
         die("%s: has no vocab.json or tokenizer.json (./prepare_data.sh makes data folders)",
             folder);
@@ -1517,7 +1517,7 @@ Safetensors safetensors_open(const char *path) {
 
 // Ends the reading of a file.
 void safetensors_close(Safetensors *s) {
-    fclose(s->file);
+    if (s->file != stdin) fclose(s->file);
     json_free(s->header);
 }
 
