@@ -1,32 +1,39 @@
 #!/bin/sh
 # dev/results.sh: trains, evaluates and prints every figure of README.md that is about real text, and
-# writes them to dev/results.csv and dev/results.md. Stop it and start it again as you like: what is
-# finished is in $OUT and is not computed again (a changed recipe or nr.c therefore needs another
-# OUT). dev/results.sh table: prints dev/results.csv as dev/results.md.
+# writes them to dev/results.csv and dev/results.md. It needs
+#     ./prepare_data.sh multi30k fr && ./prepare_data.sh multi30k de
+# and takes two and a half hours on two cores. Stop it and start it again as you like: what is finished is in
+# $OUT and is not computed again (a changed recipe or nr.c therefore needs another OUT).
+#     dev/results.sh speed     runs the benches on an otherwise idle machine, writes dev/speed.txt
+#     dev/results.sh table     writes dev/results.md anew from dev/results.csv, dev/choices.csv and dev/speed.txt
 #
 # English captions (en) and plays are known, captions are rehearsed, plays are never shown again, the
 # new language is French.
 #
-#   grid      every method at four learning rates, seed 1. Its best rate is the one whose losses on
+#   grid      every method at seven learning rates, seed 1. Its best rate is the one whose losses on
 #             en, plays and fr (val) have the least sum
 #   best      every method at its best rate, three seeds, each with a backbone of its own
 #   ablation  the method named at its best rate with something changed: what concerns replay with
 #             three seeds, the paper's with seed 1
 #   size      every method and the paper's alpha in larger models, each at its best rate times 128
 #             over the channels: 6 layers x 192 channels with three seeds, 8 x 384 with seed 1
+#   rates     6 x 192 at half and at twice those rates, seed 1
+#   run       `nr run` at its own rates, seed 1: French, then German; and where replay does worst
 #
 # dev/results.csv has the columns of nr's own csv behind one more, `what`; change is against the
-# backbone of the same seed. dev/choices.csv has the multiple-choice items that the backbones and
-# `best` answer: acc by the likeliest ending, acc_norm by the likeliest for its length.
+# backbone of the same seed (run: as nr has it). dev/choices.csv has the multiple-choice items that
+# the backbones and `best` answer: acc by the likeliest ending, acc_norm by the likeliest for its
+# length.
 set -eu
 cd "$(dirname "$0")/.."
 
 # From the environment if it is set there: to try all this with few steps, say, into another folder.
 data=${DATA:-data/multi30k} out=${OUT:-out/results} results=${RESULTS:-dev/results.csv} jobs=${JOBS:-2}
-choices=$(dirname "$results")/choices.csv
-pretrain="--data $data --known en,plays --pretrain-steps ${PRETRAIN_STEPS:-2400}"
+choices=$(dirname "$results")/choices.csv speed=$(dirname "$results")/speed.txt
+long=${PRETRAIN_STEPS:-2400} short=${SHORT_STEPS:-300}
+pretrain="--data $data --known en,plays --pretrain-steps $long"
 extend="--data $data --old en --steps ${STEPS:-600}"
-seeds=${SEEDS:-1 2 3} rates=${RATES:-1e-3 2e-3 5e-3 1e-2}
+seeds=${SEEDS:-1 2 3} rates=${RATES:-1e-4 2e-4 5e-4 1e-3 2e-3 5e-3 1e-2}
 
 # What there is to train, a line each: WHAT METHOD RATE SEED OPTIONS.
 backbones() {
@@ -42,18 +49,8 @@ grid() {
     done
 }
 
-ablations() { # SEED <lines NAME METHOD OPTIONS
-    while read -r name method options; do
-        echo "ablation:$name $method $(best "$method") $1 $options"
-    done
-}
-
-best_and_ablations() { # seed by seed: stopped early, there is a line of each
-    for seed in $seeds; do
-        for method in naive finetune lora adapter neutral replay; do
-            echo "best $method $(best $method) $seed"
-        done
-        ablations "$seed" <<END
+# NAME METHOD OPTIONS
+replay_ablations() { cat <<END
 replay+old           replay   --p 0.1
 replay-layer         replay   --gate-input layer
 replay-5000          replay   --replay 5000
@@ -67,8 +64,9 @@ text+old             lora     --replay 80000 --replay-as text
 text+old             adapter  --replay 80000 --replay-as text
 prefix               neutral  --gate-input prefix
 END
-    done
-    ablations 1 <<END
+}
+
+paper_ablations() { cat <<END
 no-gate              neutral  --gate none
 no-gate-no-l1        neutral  --gate none --local none
 sigmoid-ce           neutral  --gate sigmoid --local ce
@@ -85,6 +83,22 @@ replay-alpha-10      replay   --alpha 10
 END
 }
 
+ablations() { # LIST SEED
+    $1 | while read -r name method rest; do
+        echo "ablation:$name $method $(best "$method") $2 $rest"
+    done
+}
+
+best_and_ablations() { # seed by seed: stopped early, there is a line of each
+    for seed in $seeds; do
+        for method in naive finetune lora adapter neutral replay; do
+            echo "best $method $(best $method) $seed"
+        done
+        ablations replay_ablations "$seed"
+    done
+    ablations paper_ablations 1
+}
+
 each_size() { # LAYERS CHANNELS SEED; what takes longest first
     echo 8 384 1
     for number in $seeds; do echo 6 192 "$number"; done
@@ -97,10 +111,50 @@ sizes() {
         done
         echo "size:${deep}x$wide:alpha-0.01 neutral $(scaled "$(best neutral)" "$wide") $number --alpha 0.01"
     done
+    for name in finetune lora adapter neutral replay; do
+        for times in 0.5 2; do echo "rates:6x192 $name $(scaled "$(best $name)" 192 $times) 1"; done
+    done
 }
 
-scaled() { # RATE CHANNELS
-    awk -v rate="$1" -v channels="$2" 'BEGIN { printf "%.2g", rate * 128 / channels }'
+# Of `nr run`: NAME DATA PRETRAIN_STEPS OPTIONS. scenes: twelve lines of plays are one document, so
+# that 4% of the known documents are plays, not 34%. code: the new language is C.
+run_list() { cat <<END
+chain          $data        $long   --new fr,de --methods finetune,lora,neutral,replay
+chain+old      $data        $long   --new fr,de --methods replay --p 0.1
+early          $data        $short  --new fr --methods neutral,replay
+code           $out/code    $long   --new c --methods neutral,replay
+scenes         $out/scenes  $long   --new fr --methods neutral,replay
+scenes-80000   $out/scenes  $long   --new fr --methods replay --replay 80000
+END
+}
+
+runs() {
+    run_list | while read -r name from steps rest; do
+        echo "run:$name run - 1 --data $from --pretrain-steps $steps $rest"
+    done
+}
+
+prepare() { # $out/scenes, $out/code: data of two of the runs, from that in $data
+    [ -d "$out/scenes" ] || {
+        paste -d ' ' - - - - - - - - - - - - <"$data/plays_train.txt" >"$work/scenes.txt"
+        prepare_lines scenes plays="$work/scenes.txt" fr="$data/fr_train.txt"
+    }
+    [ -d "$out/code" ] || {
+        cat nr.c tokenizer.c test_nr.c dev/bench.c >"$work/code.txt"
+        prepare_lines code plays="$data/plays_train.txt" c="$work/code.txt"
+    }
+}
+
+prepare_lines() { # NAME DOMAIN=FILE...: $out/NAME, with the captions and the vocabulary of $data
+    name=$1
+    shift
+    quietly ./prepare_data.sh files --lines --tokenizer "$data" -o "$out/$name" \
+        en="$data/en_train.txt" "$@"
+}
+
+scaled() { # RATE CHANNELS [TIMES]
+    awk -v rate="$1" -v channels="$2" -v times="${3:-1}" \
+        'BEGIN { printf "%.2g", times * rate * 128 / channels }'
 }
 
 # The best rate of a method. naive takes finetune's.
@@ -114,18 +168,28 @@ best() { # METHOD
 
 # The file that says a line is finished. What grid and best have in common is trained once.
 key() { # WHAT METHOD RATE SEED
-    case $1 in ablation:* | size:*) echo "$2-$3-$4-${1#*:}" ;; *) echo "$2-$3-$4" ;; esac
+    case $1 in run:*) echo "run-${1#*:}" ;; *:*) echo "$2-$3-$4-${1#*:}" ;; *) echo "$2-$3-$4" ;; esac
 }
 
 quietly() { # COMMAND...: its output is shown if it fails. In the background: a signal is seen at once
-    "$@" >"$work/$key.log" 2>&1 &
+    "$@" >"$work/${key:-prepare}.log" 2>&1 &
     child=$!
-    wait $child || { cat "$work/$key.log" >&2; exit 1; }
+    wait $child || { cat "$work/${key:-prepare}.log" >&2; exit 1; }
+}
+
+train_in_one() { # trains, evaluates and compares by one `nr run` with $options
+    # shellcheck disable=SC2086  # $options are words
+    quietly "$work/nr" run --known en,plays --old en --steps "${STEPS:-600}" --threads 1 $options \
+        -o "$work/$key"
+    sed 1d "$work/$key/results.csv" >"$work/$key.csv"
+    mv "$work/$key.csv" "$out/$key.csv"
+    rm -rf "${work:?}/$key"
+    echo "$key: $(awk -F, -v OFS=' ' '$3 == 1 { print $1, $4, $8 }' "$out/$key.csv" | xargs)"
 }
 
 train() { # trains and evaluates $what $method $lr $seed $options: lines for val and test
     backbone=$out/backbone-$seed
-    case $what in size:*) backbone=$backbone-$(echo "$what" | cut -d: -f2) ;; esac
+    case $what in size:* | rates:*) backbone=$backbone-$(echo "$what" | cut -d: -f2) ;; esac
     # shellcheck disable=SC2086  # $pretrain, $extend and $options are words
     if [ "$method" != backbone ]; then
         quietly "$work/nr" extend -i "$backbone" --new fr --method "$method" --lr "$lr" \
@@ -168,7 +232,9 @@ worker() { # LIST: trains the lines of it that nobody has finished or claimed
         backbone | best) finished=$out/$key.answers ;;
         *) finished=$out/$key.csv ;;
         esac
-        if [ ! -e "$finished" ] && mkdir "$work/claim-$key" 2>/dev/null; then train; fi
+        if [ ! -e "$finished" ] && mkdir "$work/claim-$key" 2>/dev/null; then
+            case $what in run:*) train_in_one ;; *) train ;; esac
+        fi
     done <"$1"
 }
 
@@ -182,73 +248,86 @@ train_all() { # LIST
     pids=''
 }
 
-collect() { # LIST...: its lines of results.csv; the backbones come first
+collect() { # <lines to train: their lines of results.csv; the backbones come first
     echo what,method,seed,stage,domain,role,split,tokens,loss,bpb,change,gate,closed,lr,alpha,p,q,trained,seconds
-    cat "$@" | while read -r what method rate seed options; do
+    while read -r what method rate seed options; do
         sed "s/^/$what,/" "$out/$(key "$what" "$method" "$rate" "$seed").csv"
     done | awk 'BEGIN { FS = OFS = ","; role["en"] = "old"; role["plays"] = "known"; role["fr"] = "new" }
         { split($1, part, ":")
-          k = (part[1] == "size" ? part[2] : "") SUBSEP $3 SUBSEP $5 SUBSEP $7
+          k = (part[1] ~ /size|rates/ ? part[2] : "") SUBSEP $3 SUBSEP $5 SUBSEP $7
           if ($2 == "backbone") base[k] = $9
-          $6 = role[$5]; $11 = sprintf("%.6f", $9 - base[k]); print }'
+          if (part[1] != "run") { $6 = role[$5]; $11 = sprintf("%.6f", $9 - base[k]) }
+          print }'
 }
 
-collect_choices() { # LIST...
+collect_choices() { # <lines to train
     echo method,seed,domain,items,acc,acc_norm,chance
-    cat "$@" | while read -r what method rate seed options; do
+    while read -r what method rate seed options; do
         case $what in backbone | best) ;; *) continue ;; esac
         sed -n "s|^.*/\([a-z]*\)_choices.jsonl,|$method,$seed,\1,|p" \
             "$out/$(key "$what" "$method" "$rate" "$seed").answers"
     done
 }
 
-# dev/results.md: of each line means over the seeds, and the least and the greatest value.
-table() {
-    awk -F, '
-    function mean(k,   v, n, i, s) {
-        n = split(k, v, " ")
-        for (i = 1; i <= n; i++) s += v[i]
-        return n ? s / n : 0
+# dev/results.md. A section is a heading, the command behind its lines, and the lines of results.csv
+# whose `what` matches: means over the seeds, in brackets the least and the greatest value.
+section() { # TITLE COMMAND PATTERN
+    printf '\n## %s\n\n    %s\n\n' "$1" "$2"
+    echo '| | rate | captions | plays | French | closed %: captions, plays, French | test: captions, plays, French |'
+    echo '|---|---|---|---|---|---|---|'
+    { replay_ablations; paper_ablations; } | awk -v pattern="$3" '
+    function mean(k) { return sum[k] / n[k] }
+    function value(k, form) {
+        return n[k] < 2 ? sprintf(form, sum[k]) : sprintf(form " (" form ", " form ")", mean(k), low[k], high[k])
     }
-    function range(k, form,   v, n, i, low, high) {
-        n = split(k, v, " "); low = high = v[1]
-        for (i = 2; i <= n; i++) { if (v[i] + 0 < low + 0) low = v[i]; if (v[i] + 0 > high + 0) high = v[i] }
-        return sprintf(form " (" form " " form ")", mean(k), low, high)
-    }
-    NR == 1 { next }
-    { name = $1 == "backbone" || $1 == "best" ? $2 : $1 == "grid" ? "" : substr($1, 10) " (" $2 ")"
-      if ($1 == "grid") name = "grid " $2 " " $14
-      if (split($1, part, ":") > 1 && part[1] == "size") name = part[2] " " $2 " " part[3]
-      if (!(name in lr)) { lr[name] = $14; order[++names] = name }
-      k = name SUBSEP $7 SUBSEP $5
-      loss[k] = loss[k] " " $9; change[k] = change[k] " " $11; closed[k] = closed[k] " " $13 }
-    END {
-        for (s = 1; s <= 2; s++) {
-            split_ = s == 1 ? "val" : "test"
-            print (s == 1 ? "" : "\n") "## " split_ "\n"
-            print "Nats a token: the mean over the seeds (least, greatest).\n"
-            print "| | rate | forgets captions | forgets plays | French | closed %: captions, plays, French |"
-            print "|---|---|---|---|---|---|"
-            for (i = 1; i <= names; i++) {
-                n = order[i]; k = n SUBSEP split_ SUBSEP
-                printf "| %s | %s | %s | %s | %s |", n, lr[n],
-                    n == "backbone" ? range(loss[k "en"], "%.3f") : range(change[k "en"], "%+.3f"),
-                    n == "backbone" ? range(loss[k "plays"], "%.3f") : range(change[k "plays"], "%+.3f"),
-                    range(loss[k "fr"], "%.3f")
-                if (mean(closed[k "en"]) > 0)
-                    printf " %.0f, %.0f, %.0f", 100 * mean(closed[k "en"]), 100 * mean(closed[k "plays"]),
-                        100 * mean(closed[k "fr"])
-                print " |"
-            }
+    FNR == NR { name = $1 SUBSEP $2; $1 = $2 = ""; options[name] = substr($0, 3); FS = ","; next }
+    $1 ~ pattern {
+        k = $1 SUBSEP $2 SUBSEP $14
+        if (!(k in label)) {
+            parts = split($1, part, ":")
+            label[order[++rows] = k] = $2
+            name = part[parts] SUBSEP $2
+            if (name in options) label[k] = $2 " `" options[name] "`"
+            rate[k] = $14; backbone[k] = $2 == "backbone"
         }
-    }' "$results"
+        cell = k SUBSEP $7 SUBSEP $5
+        x = $2 == "backbone" || $5 == "fr" ? $9 : $11
+        if (!n[cell]++ || x + 0 < low[cell] + 0) low[cell] = x
+        if (n[cell] == 1 || x + 0 > high[cell] + 0) high[cell] = x
+        sum[cell] += x; closed[cell] += 100 * $13; gates[k] += ($13 != "")
+    }
+    END {
+        for (i = 1; i <= rows; i++) {
+            k = order[i]; form = backbone[k] ? "%.3f" : "%+.3f"; val = k SUBSEP "val" SUBSEP; test = k SUBSEP "test" SUBSEP
+            printf "| %s | %s | %s | %s | %s | ", label[k], rate[k], value(val "en", form), value(val "plays", form),
+                value(val "fr", "%.3f")
+            if (gates[k]) printf "%.0f, %.0f, %.0f ", closed[val "en"] / n[val "en"],
+                closed[val "plays"] / n[val "plays"], closed[val "fr"] / n[val "fr"]
+            printf "| " form ", " form ", %.3f |\n", mean(test "en"), mean(test "plays"), mean(test "fr")
+        }
+    }' - "$results"
+}
+
+# What `nr run` trains: a line for each model, of each domain the loss (val) and its change.
+runs_tables() {
+    run_list | while read -r name from steps rest; do
+        printf '\n    ./nr run --known en,plays --old en --steps 600 --pretrain-steps %s --data %s %s\n\n' \
+            "$steps" "$from" "$rest"
+        awk -F, -v what="run:$name" '
+        $1 == what {
+            if ($2 SUBSEP $4 != model) { model = $2 SUBSEP $4; label[++models] = $2 }
+            cells[models] = cells[models] sprintf(" %.3f %+.3f |", $9, $11)
+            if (models == 1) { domains = domains " " $5 " |"; rule = rule "---|" }
+        }
+        END {
+            print "| |" domains "\n|---|" rule
+            for (i = 1; i <= models; i++) print "| " label[i] " |" cells[i]
+        }' "$results"
+    done
 }
 
 # Of multiple choice: means over the seeds, and the standard error of one seed's share of items.
 choices_table() {
-    printf '\n## Multiple choice\n\nEndings of captions (test), one of four is right; %% of items: mean over the seeds, in brackets each\n'
-    printf 'seed; +- is the standard error of a single seed. acc is by the likeliest ending, acc_norm by the likeliest\n'
-    printf 'for its number of characters (nr eval --choices; lm-eval chooses alike: dev/check_choices.py).\n\n'
     echo '| | English acc | English acc_norm | French acc | French acc_norm |'
     echo '|---|---|---|---|---|'
     awk -F, '
@@ -271,26 +350,86 @@ choices_table() {
     }' "$choices"
 }
 
-if [ "${1:-}" = table ]; then table; choices_table; exit; fi
-[ $# = 0 ] || { sed -n '2,/^set/{/^#/p;}' "$0" >&2; exit 1; }
+tables() {
+    extend='./nr extend -i BACKBONE --data data/multi30k --old en --new fr --steps 600 --method METHOD --lr RATE --seed SEED'
+    cat <<END
+# Results
+
+Written by dev/results.sh from dev/results.csv, dev/choices.csv and dev/speed.txt. Losses are in nats a
+token. Captions are rehearsed (but for replay), plays never shown again: of both what is forgotten, the
+loss above the backbone's; of French the loss. All on validation text, in the last column on test text.
+Where there are several seeds, each with a backbone of its own, it is the mean (least, greatest). Every
+figure of the first sections is printed by
+
+    ./nr eval -i BACKBONE -x FILE --data data/multi30k --domains en,plays,fr --split val
+
+(without -x of a whole model, finetuned, say).
+END
+    section 'Backbones: losses' './nr pretrain --data data/multi30k --known en,plays --pretrain-steps 2400 --pretrain-lr 2e-3 --seed SEED -o BACKBONE' '^backbone$'
+    section 'Methods, each at its best rate' "$extend -o FILE" '^best$'
+    section 'Rates' "$extend -o FILE" '^grid$'
+    section 'Replay varied, and its rivals with what replay has' "$extend OPTIONS -o FILE" "$(pattern replay_ablations)"
+    section "The paper's ablations" "$extend OPTIONS -o FILE" "$(pattern paper_ablations)"
+    section '2.9M parameters' "./nr pretrain ... --layers 6 --heads 6 --channels 192; $extend" '^size:6x192'
+    section '14.6M parameters' "./nr pretrain ... --layers 8 --heads 6 --channels 384; $extend" '^size:8x384'
+    section '2.9M parameters, half and twice those rates (seed 1)' "$extend -o FILE" '^rates:6x192'
+    cat <<END
+
+## Several languages, and where replay does worst
+
+Validation text, seed 1, nr's own rates. Of each domain the loss, and its change: since it was learnt, until
+then since the backbone. \`scenes\`: twelve lines of plays make a document, so that 4% of the known documents
+are plays and not 34%, with as many tokens. \`code\`: the new language is C, nr's own source.
+END
+    runs_tables
+    cat <<END
+
+## Multiple choice
+
+Which of four endings is a caption's own (test text)? % of items: the mean over three seeds, +- the standard
+error of one, and each seed. acc is by the likeliest ending, acc_norm by the likeliest for its number of
+characters; lm-eval chooses alike (dev/check_choices.py).
+
+    ./nr eval -i BACKBONE -x FILE --choices data/multi30k/en_choices.jsonl --choices data/multi30k/fr_choices.jsonl
+
+END
+    choices_table
+    [ ! -e "$speed" ] || { printf '\n## Speed (dev/results.sh speed)\n\n'; sed 's/^/    /' "$speed"; }
+}
+
+pattern() { # LIST: of the `what` of its lines
+    echo "^ablation:($($1 | awk '{ printf "%s%s", (NR > 1 ? "|" : ""), $1 }' | sed 's/[+.]/[&]/g'))\$"
+}
+
+case ${1:-} in
+'') ;;
+table) tables >"${results%.csv}.md"; exit ;;
+speed)
+    for benchmark in bench bench-torch; do
+        echo "make $benchmark"
+        make -s $benchmark
+        echo
+    done 2>&1 | tee "$speed"
+    exit ;;
+*) sed -n '2,/^set/{/^#/p;}' "$0" >&2; exit 1 ;;
+esac
 
 mkdir -p "$out"
 work=$(mktemp -d "$out/work.XXXXXX") pids=''
 trap 'kill $pids 2>/dev/null || :; rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
-[ -n "${NR:-}" ] || make -s nr
+make -s nr tokenizer
 cp "${NR:-nr}" "$work/nr"
 
-for list in backbones grid best_and_ablations sizes; do
+prepare
+lists='backbones grid best_and_ablations sizes runs'
+for list in $lists; do
     $list >"$work/$list"
     train_all "$work/$list"
 done
-collect "$work/backbones" "$work/grid" "$work/best_and_ablations" "$work/sizes" >"$work/results.csv"
-collect_choices "$work/backbones" "$work/best_and_ablations" >"$work/choices.csv"
+for list in $lists; do cat "$work/$list"; done >"$work/all"
+collect <"$work/all" >"$work/results.csv"
+collect_choices <"$work/all" >"$work/choices.csv"
 mv "$work/results.csv" "$results"
 mv "$work/choices.csv" "$choices"
-{
-    printf "# Results\n\nWritten by dev/results.sh, from dev/results.csv and dev/choices.csv.\n\n"
-    table
-    choices_table
-} >"${results%.csv}.md"
+tables >"${results%.csv}.md"
