@@ -2,10 +2,10 @@
 # dev/results.sh: trains, evaluates and prints every figure of README.md that is about real text, and
 # writes them to dev/results.csv and dev/results.md. It needs
 #     ./prepare_data.sh multi30k fr && ./prepare_data.sh multi30k de
-# and takes two and a half hours on two cores. Stop it and start it again as you like: what is finished is in
-# $OUT and is not computed again (a changed recipe or nr.c therefore needs another OUT).
+# and takes two hours on two cores. Stop it and start it again as you like: what is finished is in $OUT
+# and is not computed again (a changed recipe or nr.c therefore needs another OUT).
 #     dev/results.sh speed     runs the benches on an otherwise idle machine, writes dev/speed.txt
-#     dev/results.sh table     writes dev/results.md anew from dev/results.csv, dev/choices.csv and dev/speed.txt
+#     dev/results.sh table     writes dev/results.md anew from results.csv, choices.csv and speed.txt
 #
 # English captions (en) and plays are known, captions are rehearsed, plays are never shown again, the
 # new language is French.
@@ -25,7 +25,9 @@
 # the backbones and `best` answer: acc by the likeliest ending, acc_norm by the likeliest for its
 # length.
 set -eu
+LC_ALL=C; export LC_ALL
 cd "$(dirname "$0")/.."
+awk() { command ${AWK:-awk} "$@"; } # unquoted: AWK may be two words; the same bytes from each
 
 # From the environment if it is set there: to try all this with few steps, say, into another folder.
 data=${DATA:-data/multi30k} out=${OUT:-out/results} results=${RESULTS:-dev/results.csv} jobs=${JOBS:-2}
@@ -273,12 +275,14 @@ collect_choices() { # <lines to train
 # whose `what` matches: means over the seeds, in brackets the least and the greatest value.
 section() { # TITLE COMMAND PATTERN
     printf '\n## %s\n\n    %s\n\n' "$1" "$2"
-    echo '| | rate | captions | plays | French | closed %: captions, plays, French | test: captions, plays, French |'
+    three='captions, plays, French'
+    echo "| | rate | captions | plays | French | closed %: $three | test: $three |"
     echo '|---|---|---|---|---|---|---|'
     { replay_ablations; paper_ablations; } | awk -v pattern="$3" '
     function mean(k) { return sum[k] / n[k] }
     function value(k, form) {
-        return n[k] < 2 ? sprintf(form, sum[k]) : sprintf(form " (" form ", " form ")", mean(k), low[k], high[k])
+        if (n[k] < 2) return sprintf(form, sum[k])
+        return sprintf(form " (" form ", " form ")", mean(k), low[k], high[k])
     }
     FNR == NR { name = $1 SUBSEP $2; $1 = $2 = ""; options[name] = substr($0, 3); FS = ","; next }
     $1 ~ pattern {
@@ -298,9 +302,10 @@ section() { # TITLE COMMAND PATTERN
     }
     END {
         for (i = 1; i <= rows; i++) {
-            k = order[i]; form = backbone[k] ? "%.3f" : "%+.3f"; val = k SUBSEP "val" SUBSEP; test = k SUBSEP "test" SUBSEP
-            printf "| %s | %s | %s | %s | %s | ", label[k], rate[k], value(val "en", form), value(val "plays", form),
-                value(val "fr", "%.3f")
+            k = order[i]; form = backbone[k] ? "%.3f" : "%+.3f"
+            val = k SUBSEP "val" SUBSEP; test = k SUBSEP "test" SUBSEP
+            printf "| %s | %s | %s | %s | %s | ", label[k], rate[k], value(val "en", form),
+                value(val "plays", form), value(val "fr", "%.3f")
             if (gates[k]) printf "%.0f, %.0f, %.0f ", closed[val "en"] / n[val "en"],
                 closed[val "plays"] / n[val "plays"], closed[val "fr"] / n[val "fr"]
             printf "| " form ", " form ", %.3f |\n", mean(test "en"), mean(test "plays"), mean(test "fr")
@@ -326,7 +331,7 @@ runs_tables() {
     done
 }
 
-# Of multiple choice: means over the seeds, and the standard error of one seed's share of items.
+# Of multiple choice: means over the seeds, and each seed.
 choices_table() {
     echo '| | English acc | English acc_norm | French acc | French acc_norm |'
     echo '|---|---|---|---|---|'
@@ -334,7 +339,7 @@ choices_table() {
     NR > 1 {
         if (!($1 in seen)) { seen[$1] = 1; order[++methods] = $1 }
         for (i = 5; i <= 6; i++) {
-            k = $1 SUBSEP $3 SUBSEP i; sum[k] += $i; n[k]++; items[k] = $4
+            k = $1 SUBSEP $3 SUBSEP i; sum[k] += $i; n[k]++
             all[k] = all[k] (all[k] ? " " : "") sprintf("%.1f", 100 * $i)
         }
     }
@@ -342,8 +347,8 @@ choices_table() {
         for (m = 1; m <= methods; m++) {
             printf "| %s |", order[m]
             for (d = 1; d <= 2; d++) for (i = 5; i <= 6; i++) {
-                k = order[m] SUBSEP (d == 1 ? "en" : "fr") SUBSEP i; p = sum[k] / n[k]
-                printf " %.1f +- %.1f (%s) |", 100 * p, 100 * sqrt(p * (1 - p) / items[k]), all[k]
+                k = order[m] SUBSEP (d == 1 ? "en" : "fr") SUBSEP i
+                printf " %.1f (%s) |", 100 * sum[k] / n[k], all[k]
             }
             print ""
         }
@@ -351,7 +356,9 @@ choices_table() {
 }
 
 tables() {
-    extend='./nr extend -i BACKBONE --data data/multi30k --old en --new fr --steps 600 --method METHOD --lr RATE --seed SEED'
+    pretrain='./nr pretrain --data data/multi30k --known en,plays --pretrain-steps 2400 --seed SEED'
+    extend='./nr extend -i BACKBONE --data data/multi30k --old en --new fr --steps 600 --seed SEED'
+    extend="$extend --method METHOD --lr RATE"
     cat <<END
 # Results
 
@@ -365,14 +372,20 @@ figure of the first sections is printed by
 
 (without -x of a whole model, finetuned, say).
 END
-    section 'Backbones: losses' './nr pretrain --data data/multi30k --known en,plays --pretrain-steps 2400 --pretrain-lr 2e-3 --seed SEED -o BACKBONE' '^backbone$'
+    section 'Backbones: losses' "$pretrain -o BACKBONE" '^backbone$'
     section 'Methods, each at its best rate' "$extend -o FILE" '^best$'
     section 'Rates' "$extend -o FILE" '^grid$'
-    section 'Replay varied, and its rivals with what replay has' "$extend OPTIONS -o FILE" "$(pattern replay_ablations)"
+    section 'Replay varied, and its rivals with what replay has' "$extend OPTIONS -o FILE" \
+        "$(pattern replay_ablations)"
     section "The paper's ablations" "$extend OPTIONS -o FILE" "$(pattern paper_ablations)"
-    section '2.9M parameters' "./nr pretrain ... --layers 6 --heads 6 --channels 192; $extend" '^size:6x192'
-    section '14.6M parameters' "./nr pretrain ... --layers 8 --heads 6 --channels 384; $extend" '^size:8x384'
-    section '2.9M parameters, half and twice those rates (seed 1)' "$extend -o FILE" '^rates:6x192'
+    for size in '2.9M 6 192 1.3e-3' '14.6M 8 384 6.7e-4'; do
+        # shellcheck disable=SC2086  # words
+        set -- $size
+        section "$1 parameters" \
+            "$pretrain --layers $2 --heads 6 --channels $3 --pretrain-lr $4 -o BACKBONE
+    $extend -o FILE" "^size:$2x$3"
+    done
+    section '2.9M parameters at half and at twice those rates (seed 1)' "$extend -o FILE" '^rates:6x192'
     cat <<END
 
 ## Several languages, and where replay does worst
@@ -386,11 +399,12 @@ END
 
 ## Multiple choice
 
-Which of four endings is a caption's own (test text)? % of items: the mean over three seeds, +- the standard
-error of one, and each seed. acc is by the likeliest ending, acc_norm by the likeliest for its number of
-characters; lm-eval chooses alike (dev/check_choices.py).
+Which of four endings is a caption's own (test text)? % of items: the mean over the seeds, and each; one
+seed's standard error is 1.4 to 1.6. acc is by the likeliest ending, acc_norm by the likeliest for its
+number of characters; lm-eval chooses alike (dev/check_choices.py).
 
-    ./nr eval -i BACKBONE -x FILE --choices data/multi30k/en_choices.jsonl --choices data/multi30k/fr_choices.jsonl
+    ./nr eval -i BACKBONE -x FILE --choices data/multi30k/en_choices.jsonl
+    ./nr eval -i BACKBONE -x FILE --choices data/multi30k/fr_choices.jsonl
 
 END
     choices_table
