@@ -19,8 +19,8 @@ channels that the FFN reads; * is the product of elements.
     training  l = l_LM + alpha l_local             l_LM: mean cross-entropy over all targets
 
 l_local is a penalty that asks the residues to be neutral: to vanish on text of the old domain, so
-that the network computes there what the backbone computed. It sees only the N_old old-domain tokens
-of a batch. A training sequence is of the old domain with probability p; l_LM rehearses the old
+that each block computes there what the backbone's did. It sees only the N_old old-domain tokens of
+a batch. A training sequence is of the old domain with probability p; l_LM rehearses the old
 language on it. At p = 0.1 and 8 sequences, 43 of 100 batches hold no old text at all. The ReLU lets
 a gate be exactly zero.
 
@@ -51,10 +51,10 @@ HOW TO READ THIS FILE. Rooms 1 to 8 are the lecture; the line where it ends says
 CONVENTIONS. A token is a row: activations are (rows, channels), and a linear layer is x W + b with
 W (in, out), as in Hugging Face's GPT-2; so Wi u above is u Wi below. B sequences of T tokens make n
 = B T rows. C channels, NH heads, L layers, V tokens in the vocabulary. Each x_forward is followed
-by its x_backward. dx is the gradient of the loss with respect to x, and it is NULL where nobody
-needs it: a frozen tensor has no gradient in any set of Tensors. A backward pass overwrites the
-gradients of weights, since each is used once in a step (the embedding twice: there the second
-adds); it adds to the gradient of the residual stream.
+by its x_backward. dx is the gradient of the loss with respect to x; it is NULL where nobody needs
+it, as that of a frozen tensor. A backward pass adds to the gradient of the residual stream, which
+many share, and overwrites those of weights, which are used once in a step (but the embedding,
+twice: the second use adds).
 */
 #define _POSIX_C_SOURCE 200809L
 #include <math.h>
@@ -94,13 +94,13 @@ Matrix plain(const real *x, size_t width) { return (Matrix){x, width, 1}; }
 Matrix transposed(const real *x, size_t width) { return (Matrix){x, 1, width}; }
 
 // c (M, N; its rows lie c_row apart) = a (M, K) b (K, N) + add (as c; may be c itself) + bias (N).
-// add and bias may be NULL, K not 0. Products are summed in order, KC at a time (of a single row,
-// four): the same bits on any number of threads. To port nr to other hardware, start with this.
+// add and bias may be NULL, K not 0. Products are summed in order, KC at a time (M = 1: in another
+// order): the same bits on any number of threads. To port nr to other hardware, start with this.
 enum { KC = 768 };
 void matmul(real *c, size_t c_row, size_t M, size_t N, size_t K, Matrix a, Matrix b,
             const real *bias, const real *add);
 
-// Returns `size` reals of memory to work in. Each thread has its own, kept from call to call.
+// Returns `size` reals to work in, this thread's own. The next call for the slot overwrites them.
 enum { SLOT_PACKED_B, SLOT_PACKED_A, SLOT_LAYER, SLOT_ROWS, SLOTS };
 real *scratch(int slot, size_t size);
 
@@ -211,7 +211,7 @@ real softmax(real *x, size_t n, real scale, real max) {
     return sum;
 }
 
-enum { QUERIES = 64 };  // positions that attention handles at once, with no keys beyond the last
+enum { QUERIES = 64 };  // that attention takes at once, with the keys up to the last of them
 
 // Causal attention of NH heads over qkv (B, T, 3C), each head with hs = C/NH channels:
 //     att (B, NH, T, T) = softmax(q k^T / sqrt(hs))        y (B, T, C) = att v
@@ -325,8 +325,8 @@ void crossentropy_backward(real *probabilities, const int *targets, real scale, 
 typedef enum { GATE_RELU, GATE_SIGMOID, GATE_NONE } GateKind;
 typedef enum { LOCAL_L1, LOCAL_CE, LOCAL_NONE } LocalKind;  // of l_local: |r|_1, cross-entropy
 
-// What one layer's adapter keeps of n tokens for the backward pass, which leaves gradients in some.
-// Of the first four lines' matrices only m rows are in use, for the m tokens whose gates are open.
+// What one layer's adapter keeps of n tokens for its backward pass, which leaves gradients in some.
+// From open_u to adapter only the first m rows are in use, for the m tokens whose gates are open.
 typedef struct {
     real *open_u;           // (n, C): the rows of u that A reads
     real *wi_u, *wg_u;      // (n, H): Wi u, and Wg u; afterwards wg_u holds its gradient
@@ -362,8 +362,8 @@ void swiglu_backward(real *dwi, real *dwg, const real *dhidden, const real *wi_u
 // A closed gate costs nothing: where g is exactly 0, so are r, dA and dz, and A need not be run. So
 // the rows whose gates are open are gathered, and what A makes of them is scattered back: the price
 // of an extension follows the text that it is for. It takes a ReLU, whose gates close.
-// Lists the open rows and returns their number m. A single one is joined by a closed one: matmul
-// sums a single row in another order, and all bits shall be as if every row were run.
+// Lists the open rows and returns their number m. (Skip at first: matmul sums one row in another
+// order, and no bit shall tell that rows were left out. So a closed row joins a single open one.)
 size_t open_rows(int *rows, const real *gate, GateKind kind, size_t n) {
     size_t m = 0;
     for (size_t t = 0; t < n; t++)
@@ -418,7 +418,7 @@ double gate_crossentropy(double z, bool is_old) {
     return log1p(exp(-fabs(z))) + (z > 0 ? z : 0) - (is_old ? 0 : z);
 }
 
-// linear_backward of open rows. dw is summed in the pieces in which matmul would sum all rows.
+// linear_backward of open rows. (Skip: dw is summed in the pieces in which matmul sums all rows.)
 void open_rows_backward(real *dx, real *dw, const real *dout, const real *x, const real *w,
                         const real *add, const int *rows, size_t m, size_t I, size_t O) {
     linear_backward(dx, NULL, NULL, dout, x, w, add, m, I, O);
@@ -438,10 +438,10 @@ void open_rows_backward(real *dx, real *dw, const real *dout, const real *x, con
 //     dw = sum over tokens of dz input
 //     db = sum over tokens of dz
 //     dinput = dz w
-// and du from A's three matrices. So on old text the penalty pushes dg up by weight |A|_1: it
-// closes gates. Where a gate is closed, dA and dz are 0, and the token is left alone. A gate that
-// is closed on every token is dead: no gradient reaches it. (The cross-entropy adds weight (g -
-// target) to dz of every token; there weight = alpha / (L N).)
+// and du from A's three matrices. So on old text the penalty raises dg by weight |A|_1, and a step
+// against it closes gates. Where a gate is closed, dA and dz are 0: that token asks for nothing. A
+// gate that is closed on every token is dead: no gradient reaches it. (The cross-entropy adds
+// weight (g - target) to dz of every token; there weight = alpha / (L N).)
 // Adds to du and dinput, which may be the same and may be NULL. dhidden (n, H) is room to work in.
 void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dout, Residue r,
                       ResidueTensors w, GateKind kind, LocalKind local, real weight,
@@ -479,8 +479,8 @@ void residue_backward(real *du, real *dinput, ResidueTensors dw, const real *dou
 
 // The prefix gate. The paper's gate reads its layer's u, which earlier adapters have moved. With
 // --gate-input prefix the gates of all layers read, at position t, what no adapter has touched: the
-// first block's u, and beside it the mean of u over the positions 0..t. (LoRA and new rows may have
-// touched it: hence its backward pass.)
+// first block's u, and beside it the mean of u over the window so far, positions 0..t, whatever
+// documents it holds. (LoRA and new rows may have touched u: hence its backward pass.)
 //     prefix (B, T - start, 2C) = [u_t ; mean(t)]
 //     mean(t) = mean(t - 1) + (u_t - mean(t - 1)) / (t + 1)
 // With start > 0 (and B = 1) the mean at start - 1 lies before `prefix`.
@@ -558,8 +558,8 @@ enum {
 // Which tensors a model or an extension has is a sum of these sets.
 enum { SET_BACKBONE = 1, SET_ADAPTER = 2, SET_GATE = 4, SET_LORA = 8, SET_ROWS = 16 };
 
-// Initial values, see tensors_init: the first three are constants, the others random. GPT-2's
-// deviation is 0.02 sqrt(768 / C), and 1/sqrt(2 L) of it for what writes into the residual stream.
+// Initial values (tensors_init, room 9): three constants; random ones. GPT-2's deviation is 0.02
+// sqrt(768 / C), and 1/sqrt(2 L) of it for what writes into the residual stream; GATE_W's may be 0.
 enum { INIT_ZERO, INIT_ONE, INIT_GATE_B, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN,
        INIT_GATE_W };
 
@@ -596,7 +596,7 @@ const struct { const char *name; char rows, cols; int set, init; } table[TENSORS
     {"h.%d.mlp.c_fc.lora_b",     'R', '4', SET_LORA, INIT_ZERO},
     {"h.%d.mlp.c_proj.lora_a",   '4', 'R', SET_LORA, INIT_FAN_IN},
     {"h.%d.mlp.c_proj.lora_b",   'R', 'C', SET_LORA, INIT_ZERO},
-    {"wte.rows",                 'N', 'C', SET_ROWS, INIT_ZERO},
+    {"wte.rows",                 'N', 'C', SET_ROWS, INIT_ZERO},  // then copied from wte
 };
 
 // What a letter of the table means.
@@ -638,8 +638,8 @@ enum { INPUT_LAYER, INPUT_PREFIX };                                   // gate_in
 enum { START_OPEN, START_CLOSED, START_RANDOM };                      // gate_init
 enum { VARIANCE_LOW, VARIANCE_HE, REPLAY_AS_PENALTY = 0, REPLAY_AS_TEXT };  // init, replay_as
 
-// The methods: what each trains, and settings that differ from room 11's defaults. USES_OLD: may
-// take old text, or replay.
+// The methods: what each trains (an extension new rows as well), and settings that differ from room
+// 11's defaults. USES_OLD: may take old text, or replay.
 enum { USES_OLD = 32 };
 enum { BACKBONE, NAIVE, FINETUNE, LORA, ADAPTER, NEUTRAL, REPLAY, METHODS };
 #define METHOD_NAMES "backbone|naive|finetune|lora|adapter|neutral|replay"
@@ -692,8 +692,8 @@ Extension *last_extension(const Model *m) {
 // 6. The model. First its activations: what forward leaves for backward, and room to work in.
 
 // Every buffer once, in the order of the enumeration, with a row for each token of the pass. width:
-// a letter of size_of. copies: there is one for each layer ALWAYS or FOR_BACKWARD, in passes that
-// have a backward pass behind them; else all layers share one. ROOM is shared, for backward only.
+// a letter of size_of. copies: all layers share one; or each has its own, ALWAYS or if a backward
+// pass follows. ROOM is shared, to work in, and there only if a backward pass follows.
 enum { SHARED, FOR_BACKWARD, ALWAYS, ROOM };
 enum {
     A_X, A_LN1, A_STATS1, A_QKV, A_ATT, A_Y, A_MID, A_U, A_STATS2, A_FC, A_GELU,
@@ -900,9 +900,9 @@ Loss model_loss(const Training *t) {
     return loss;
 }
 
-// Layer l: dx, the gradient at the block's output, becomes that at its input. Of the first block
-// nothing is computed below the first tensor that trains: inside, down to what its u comes from;
-// below, down to the embedding.
+// Layer l: dx, the gradient at the block's output, becomes that at its input. The first block goes
+// back only as far as something trains: `inside` it, where u comes from (LoRA), or `below` it (the
+// embedding, new rows).
 void block_backward(const Training *t, Loss loss, size_t l) {
     const Model *m = t->m;
     const Activations *a = &t->a;
@@ -1015,7 +1015,7 @@ double adamw_step(const Tensors *w, const Tensors *g, const Tensors *m, const Te
 // by the penalty; a fraction q, if there are such, from domains that only the penalty sees; the
 // rest from the new domain. Inside a kind all domains are as likely.
 typedef struct {
-    Tokens new, kept[3 * MAX_DOMAINS];  // first n_old old ones, then n_penalty_only
+    Tokens new, kept[3 * MAX_DOMAINS];  // n_old old ones, then n_penalty_only: negatives, replay
     size_t n_old, n_penalty_only;
     double p, q;
     bool learn_all;        // those that only the penalty sees are learnt, too
@@ -1027,7 +1027,8 @@ const Tokens *pick(const Tokens *domains, size_t count, double x) {
     return &domains[min_size(x * count, count - 1)];
 }
 
-// Draws a batch. A sequence starts anywhere in its text, and takes two random numbers for any p.
+// Draws a batch: of each sequence its text and its start, by two random numbers whatever p is, so
+// that all methods meet the same new text.
 void loader_next(Loader *loader, Batch *batch) {
     size_t T = batch->T;
     double p = loader->n_old ? loader->p : 0, q = loader->n_penalty_only ? loader->q : 0;
@@ -1214,15 +1215,14 @@ int sampler_next(Sampler *s) {
                                                 s->temperature, &s->random);
 }
 
-// Replay (ours). What a model is not shown again it loses, whatever the method: a gate that saw
+// Replay (ours). What a model is not shown again it loses, by every other method: a gate that saw
 // captions and French learns "caption or not", and opens on plays. But the model can be asked for
 // what it knows: before it learns something new it writes text, at temperature 1 from <|endoftext|>
-// on, and the penalty, and nothing else, is shown that text among the new. (The rivals have no
-// penalty, and can only learn it: --replay-as text.) To rehearse on a model's own samples is an old
-// idea (Robins 1995; Shin et al. 2017; Sun et al. 2020; Huang et al. 2024). That only a gate's
-// penalty sees them we have found nowhere.
-// Here m writes c->replay tokens or some more, as it was with `age` extensions: pieces of T, each
-// with random numbers of its own, so that it writes the same on any number of threads.
+// on, and the penalty, and nothing else, is shown that text among the new. (Rivals have no penalty,
+// and can only learn it: --replay-as text.) To rehearse on a model's own samples is an old idea
+// (Robins 1995; Shin et al. 2017; Sun et al. 2020; Huang et al. 2024). That only a gate's penalty
+// sees them we have found nowhere. Here m, with its first `age` extensions alone, writes c->replay
+// tokens or some more: pieces of T, each with random numbers of its own, whatever the threads.
 Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
     size_t T = m->dims.positions, pieces = (c->replay + T - 1) / T, done = 0, n = m->n_extensions;
     int end = m->tokenizer->size - 1;
@@ -1248,7 +1248,9 @@ Tokens replay_write(Model *m, size_t age, const TrainConfig *c) {
 }
 
 // ------------------------------------ Here the lecture ends. -------------------------------------
-// What follows is needed to run nr, and not to understand it.
+// What follows is for reference: how all this is stored, made fast and asked for. Of the method it
+// has the initial values (tensors_init, extension_new) and, in room 11, how settings make a method
+// (train_config) and how text is gathered, a model taught and the result kept (teach).
 
 // -------------------------------------------------------------------------------------------------
 // 9. Memory and files: activations, models as folders of Hugging Face, extensions, states. The
