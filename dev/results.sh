@@ -19,6 +19,7 @@
 #             over the channels: 6 layers x 192 channels with three seeds, 8 x 384 with seed 1
 #   rates     6 x 192 at half and at twice those rates, seed 1
 #   run       `nr run` at its own rates, seed 1: French, then German; and where replay does worst
+#   window    the models of `best` on windows of 16 tokens, and on captions in two languages by turns
 #
 # dev/results.csv has the columns of nr's own csv behind one more, `what`; change is against the
 # backbone of the same seed (run: as nr has it). dev/choices.csv has the multiple-choice items that
@@ -136,7 +137,15 @@ runs() {
     done
 }
 
-prepare() { # $out/scenes, $out/code: data of two of the runs, from that in $data
+prepare() { # $out/mixed, $out/scenes, $out/code: more data, from that in $data
+    [ -d "$out/mixed" ] || {
+        mkdir "$work/mixed"
+        cp "$data/vocab.json" "$data/merges.txt" "$work/mixed"
+        paste -d '\n' "$data/en_val.txt" "$data/fr_val.txt" >"$work/mixed/mixed_val.txt"
+        quietly ./tokenizer encode -m "$work/mixed" --lines -o "$work/mixed/mixed_val.bin" \
+            "$work/mixed/mixed_val.txt"
+        mv "$work/mixed" "$out/mixed"
+    }
     [ -d "$out/scenes" ] || {
         paste -d ' ' - - - - - - - - - - - - <"$data/plays_train.txt" >"$work/scenes.txt"
         prepare_lines scenes plays="$work/scenes.txt" fr="$data/fr_train.txt"
@@ -209,20 +218,30 @@ train() { # trains and evaluates $what $method $lr $seed $options: lines for val
     for split in val test; do
         quietly "$work/nr" eval "$@" --data "$data" --domains en,plays,fr --split $split \
             --threads 1 --csv "$work/$key.eval"
-        # A whole model does not say how it was trained.
-        awk -F, -v OFS=, -v m="$method" -v lr="$lr" -v s="$seed" \
-            'NR > 1 { $1 = m; $2 = s; $13 = lr; if (m == "finetune") $15 = 0.1
-                if (m ~ /naive|finetune/) $3 = 1; print }' "$work/$key.eval"
+        relabelled "$work/$key.eval"
     done >"$work/$key.csv"
+    mv "$work/$key.csv" "$out/$key.csv"
     case $what in
     backbone | grid | best)
         quietly "$work/nr" eval "$@" --choices "$data/en_choices.jsonl" \
             --choices "$data/fr_choices.jsonl" --threads 1 --csv "$work/$key.answers"
-        mv "$work/$key.answers" "$out/$key.answers" ;;
+        mv "$work/$key.answers" "$out/$key.answers"
+        quietly "$work/nr" eval "$@" --data "$data" --domains en,plays,fr --context 16 \
+            --threads 1 --csv "$work/$key.16"
+        quietly "$work/nr" eval "$@" --data "$out/mixed" --domains mixed --threads 1 \
+            --csv "$work/$key.mixed"
+        for window in 16 mixed; do relabelled "$work/$key.$window"; done |
+            sed '1,3s/^/window:16,/; 4s/^/window:mixed,/' >"$work/$key.windows"
+        mv "$work/$key.windows" "$out/$key.windows" ;;
     esac
-    mv "$work/$key.csv" "$out/$key.csv"
     rm -rf "${work:?}/$key"
     echo "$key: $(awk -F, '$6 == "val" { printf "%s %.3f ", $4, $8 }' "$out/$key.csv")"
+}
+
+relabelled() { # CSV of nr eval: its lines; a whole model does not say how it was trained
+    awk -F, -v OFS=, -v m="$method" -v lr="$lr" -v s="$seed" \
+        'NR > 1 { $1 = m; $2 = s; $13 = lr; if (m == "finetune") $15 = 0.1
+            if (m ~ /naive|finetune/) $3 = 1; print }' "$1"
 }
 
 worker() { # LIST: trains the lines of it that nobody has finished or claimed
@@ -231,7 +250,7 @@ worker() { # LIST: trains the lines of it that nobody has finished or claimed
     while read -r what method lr seed options; do
         key=$(key "$what" "$method" "$lr" "$seed")
         case $what in
-        backbone | best) finished=$out/$key.answers ;;
+        backbone | best) finished=$out/$key.windows ;;
         *) finished=$out/$key.csv ;;
         esac
         if [ ! -e "$finished" ] && mkdir "$work/claim-$key" 2>/dev/null; then
@@ -253,10 +272,12 @@ train_all() { # LIST
 collect() { # <lines to train: their lines of results.csv; the backbones come first
     echo what,method,seed,stage,domain,role,split,tokens,loss,bpb,change,gate,closed,lr,alpha,p,q,trained,seconds
     while read -r what method rate seed options; do
-        sed "s/^/$what,/" "$out/$(key "$what" "$method" "$rate" "$seed").csv"
+        file=$out/$(key "$what" "$method" "$rate" "$seed")
+        sed "s/^/$what,/" "$file.csv"
+        case $what in backbone | best) cat "$file.windows" ;; esac
     done | awk 'BEGIN { FS = OFS = ","; role["en"] = "old"; role["plays"] = "known"; role["fr"] = "new" }
         { split($1, part, ":")
-          k = (part[1] ~ /size|rates/ ? part[2] : "") SUBSEP $3 SUBSEP $5 SUBSEP $7
+          k = (part[1] ~ /size|rates|window/ ? part[2] : "") SUBSEP $3 SUBSEP $5 SUBSEP $7
           if ($2 == "backbone") base[k] = $9
           if (part[1] != "run") { $6 = role[$5]; $11 = sprintf("%.6f", $9 - base[k]) }
           print }'
@@ -397,6 +418,21 @@ END
     runs_tables
     cat <<END
 
+## Short windows, and text that changes its language
+
+Validation text, means over the seeds, losses (in brackets above the backbone's): in windows of 16 tokens; and
+of captions in English and French by turns, beside what they come to apart. No window of a training has two
+languages.
+
+    ./nr eval -i BACKBONE -x FILE --data data/multi30k --domains en,plays,fr --context 16
+    ./nr eval -i BACKBONE -x FILE --data out/results/mixed --domains mixed
+
+| | captions, 16 tokens | plays, 16 tokens | French, 16 tokens | by turns | apart |
+|---|---|---|---|---|---|
+END
+    windows_table
+    cat <<END
+
 ## Multiple choice
 
 Which of four endings is a caption's own (test text)? % of items: the mean over the seeds, and each; one
@@ -409,6 +445,32 @@ number of characters; lm-eval chooses alike (dev/check_choices.py).
 END
     choices_table
     [ ! -e "$speed" ] || { printf '\n## Speed (dev/results.sh speed)\n\n'; sed 's/^/    /' "$speed"; }
+}
+
+# Of windows: of each method losses, means over the seeds; `apart` is what the mixed text would come to
+# if each of its tokens cost what it costs where windows hold one language.
+windows_table() {
+    awk -F, '
+    $7 == "val" && ($1 ~ /^window/ || $1 == "backbone" || $1 == "best") {
+        if ($1 == "best" || $1 == "backbone") { if (!($2 in n)) order[++methods] = $2; n[$2] += $5 == "en" }
+        sum[$2, $1 ~ /^window/ ? $1 : "", $5] += $9
+        tokens[$5] = $8
+    }
+    END {
+        for (i = 1; i <= methods; i++) {
+            m = order[i]
+            printf "| %s |", m
+            split("en plays fr", domain, " ")
+            for (d = 1; d <= 3; d++) {
+                x = sum[m, "window:16", domain[d]] / n[m]
+                printf " %.3f", x
+                if (d < 3 && m != "backbone") printf " (%+.3f)", x - sum["backbone", "window:16", domain[d]] / n["backbone"]
+                printf " |"
+            }
+            apart = (tokens["en"] * sum[m, "", "en"] + tokens["fr"] * sum[m, "", "fr"]) / (tokens["en"] + tokens["fr"])
+            printf " %.3f | %.3f |\n", sum[m, "window:mixed", "mixed"] / n[m], apart / n[m]
+        }
+    }' "$results"
 }
 
 pattern() { # LIST: of the `what` of its lines
