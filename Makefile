@@ -1,5 +1,5 @@
 # make              nr, tokenizer, and the generated corpus in data/toy; then ./nr
-# make test         the tests: in double against central differences, in float against dev/reference.safetensors
+# make test         the tests: against central differences (in double) and dev/reference.safetensors (in both)
 # make fuzz         looks for files and command lines that break nr, FUZZ_SECONDS=900 for each reader; needs clang
 # make bench        how fast this machine multiplies, trains and decodes; bench-torch: beside PyTorch
 # make figure       dev/figure.svg from dev/results.csv; RESULTS=out/results.csv: out/results.svg

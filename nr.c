@@ -1901,7 +1901,7 @@ const Setting settings[] = {
     {S_WHOLE(heads, 1, 1024), RUN | PRETRAIN, "attention heads (NH)"},
     {S_WHOLE(channels, 1, 65536), RUN | PRETRAIN, "the residual stream's (C)"},
     {"context", 0, WHOLE, AT(train.seq_len), 1, LARGEST, NULL, TRAIN | EVAL,
-     "tokens a sequence (T)"},
+     "tokens a sequence (T); extend, eval: the model's, if not given"},
     {S_WHOLE(pretrain_steps, 1, 1e9), RUN | PRETRAIN, "the backbone's"},
     {"pretrain_lr", 0, FRACTION, AT(pretrain_lr), 0, 10, NULL, RUN | PRETRAIN,
      "its peak learning rate"},
@@ -2454,8 +2454,8 @@ const struct {
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
-// Prints the manual of command c; of none: what commands there are.
-void print_help(int c) {
+// Prints the manual of command c, with the defaults in s; of none: what commands there are.
+void print_help(Settings *s, int c) {
     if (c < 0) {
         printf("nr 2.0: teach a GPT a new language without forgetting the old\n\n");
         for (int i = 0; i < COMMANDS; i++)
@@ -2464,7 +2464,7 @@ void print_help(int c) {
         return;
     }
     printf("nr %s: %s\n\n  %s\n\n", commands[c].name, commands[c].about, commands[c].example);
-    settings_print(&initial, settings, SETTINGS, 1 << c);
+    settings_print(s, settings, SETTINGS, 1 << c);
     if (!(1 << c & BOTH)) return;
     printf("\nMethods, and the defaults they set:\n");
     for (int i = NAIVE; i < METHODS; i++)
@@ -2488,7 +2488,7 @@ int main(int argc, char **argv) {
     }
     int asks = argc > 1 && !strcmp(argv[1], "help");
     argv += asks, argc -= asks;
-    int named = argc > 1 && argv[1][0] != '-';
+    int named = argc > 1 && *argv[1] != '-';
     while (named && c < COMMANDS && strcmp(commands[c].name, argv[1])) c++;
     if (c == COMMANDS)
         die("%s: not a command, expected run, pretrain, extend, eval, sample or gates (nr --help)",
@@ -2506,7 +2506,7 @@ int main(int argc, char **argv) {
     s.prompt = prompt;
     if (s.threads) omp_set_num_threads(s.threads);
     omp_set_max_active_levels(1);  // threads inside threads would each have a scratch of their own
-    if (count < 0) print_help(named ? c : -1);
+    if (count < 0) print_help(&s, named ? c : -1);
     else commands[c].run(&s);
     free(prompt);
     finish_stdout();

@@ -446,7 +446,7 @@ multi30k) [ "$lines$#" = 1 ] || die "multi30k: takes one of fr, de and cs, and n
     case $1 in fr | de | cs) ;; *) die "multi30k $1: the languages are fr, de and cs" ;; esac
     out=${out:-data/multi30k} lines=line ;;
 files) [ -z "$from" ] || die "files: takes no --from"
-    [ $# -ge 2 ] || die "files: $# given, expected two or more NAME=FILE, the old domain first" ;;
+    [ $# -ge 2 ] || die "files: $# given, expected two or more NAME=FILE" ;;
 gpt2) [ -z "$lines$size$model$*" ] || die "gpt2: takes nothing but -o and --from"
     out=${out:-models/gpt2} ;;
 *) die "$command: expected toy, multi30k, files or gpt2; --help says more" ;;
