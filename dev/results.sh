@@ -246,7 +246,7 @@ relabelled() { # CSV of nr eval: its lines; a whole model does not say how it wa
 
 worker() { # LIST: trains the lines of it that nobody has finished or claimed
     child=''
-    trap 'kill $child 2>/dev/null; exit 1' TERM
+    trap 'kill $child 2>/dev/null; wait; exit 1' TERM
     while read -r what method lr seed options; do
         key=$(key "$what" "$method" "$lr" "$seed")
         case $what in
@@ -492,7 +492,7 @@ esac
 
 mkdir -p "$out"
 work=$(mktemp -d "$out/work.XXXXXX") pids=''
-trap 'kill $pids 2>/dev/null || :; rm -rf "$work"' EXIT
+trap 'kill $pids 2>/dev/null || :; wait; rm -rf "$work"' EXIT # they write until they are gone
 trap 'exit 1' INT TERM
 make -s nr tokenizer
 cp "${NR:-nr}" "$work/nr"
