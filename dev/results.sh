@@ -305,7 +305,7 @@ section() { # TITLE COMMAND PATTERN
         if (n[k] < 2) return sprintf(form, sum[k])
         return sprintf(form " (" form ", " form ")", mean(k), low[k], high[k])
     }
-    FNR == NR { name = $1 SUBSEP $2; $1 = $2 = ""; options[name] = substr($0, 3); FS = ","; next }
+    FNR == NR { name = $1 SUBSEP $2; $1 = $2 = ""; options[name] = substr($0, 3); next }
     $1 ~ pattern {
         k = $1 SUBSEP $2 SUBSEP $14
         if (!(k in label)) {
@@ -331,7 +331,7 @@ section() { # TITLE COMMAND PATTERN
                 closed[val "plays"] / n[val "plays"], closed[val "fr"] / n[val "fr"]
             printf "| " form ", " form ", %.3f |\n", mean(test "en"), mean(test "plays"), mean(test "fr")
         }
-    }' - "$results"
+    }' - FS=, "$results"
 }
 
 # What `nr run` trains: a line for each model, of each domain the loss (val) and its change.
