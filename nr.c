@@ -1215,7 +1215,7 @@ int sampler_next(Sampler *s) {
                                                 s->temperature, &s->random);
 }
 
-// Replay (ours). What a model is not shown again it loses, by every other method: a gate that saw
+// Replay (ours). What a model is not shown again it loses, gate or no gate: a gate that saw
 // captions and French learns "caption or not", and opens on plays. But the model can be asked for
 // what it knows: before it learns something new it writes text, at temperature 1 from <|endoftext|>
 // on, and the penalty, and nothing else, is shown that text among the new. (Rivals have no penalty,
