@@ -413,7 +413,7 @@ END
 
 Validation text, seed 1, nr's own rates. Of each domain the loss, and its change: since it was learnt, until
 then since the backbone. \`scenes\`: twelve lines of plays make a document, so that 4% of the known documents
-are plays and not 34%, with as many tokens. \`code\`: the new language is C, nr's own source.
+are plays and not 34%, with as many tokens. \`code\`: the new language is C, nr's own source (of that day).
 END
     runs_tables
     cat <<END
