@@ -211,7 +211,7 @@ real softmax(real *x, size_t n, real scale, real max) {
     return sum;
 }
 
-enum { QUERIES = 64 };  // that attention takes at once, with the keys up to the last of them
+enum { QUERIES = 64 };  // so many at once in attention, with the keys up to the last of them
 
 // Causal attention of NH heads over qkv (B, T, 3C), each head with hs = C/NH channels:
 //     att (B, NH, T, T) = softmax(q k^T / sqrt(hs))        y (B, T, C) = att v
@@ -558,8 +558,8 @@ enum {
 // Which tensors a model or an extension has is a sum of these sets.
 enum { SET_BACKBONE = 1, SET_ADAPTER = 2, SET_GATE = 4, SET_LORA = 8, SET_ROWS = 16 };
 
-// Initial values (tensors_init, room 9): three constants; random ones. GPT-2's deviation is 0.02
-// sqrt(768 / C), and 1/sqrt(2 L) of it for what writes into the residual stream; GATE_W's may be 0.
+// Initial values (tensors_init, room 9): three are constants, the others random. GPT-2's deviation
+// is 0.02 sqrt(768 / C), and 1/sqrt(2 L) of it for what writes into the residual stream.
 enum { INIT_ZERO, INIT_ONE, INIT_GATE_B, INIT_GPT2, INIT_GPT2_PROJ, INIT_ADAPTER, INIT_FAN_IN,
        INIT_GATE_W };
 
@@ -692,8 +692,8 @@ Extension *last_extension(const Model *m) {
 // 6. The model. First its activations: what forward leaves for backward, and room to work in.
 
 // Every buffer once, in the order of the enumeration, with a row for each token of the pass. width:
-// a letter of size_of. copies: all layers share one; or each has its own, ALWAYS or if a backward
-// pass follows. ROOM is shared, to work in, and there only if a backward pass follows.
+// a letter of size_of. copies: SHARED by all layers, or one for each: ALWAYS, or FOR_BACKWARD where
+// a backward pass follows (else shared). ROOM, to work in, is shared, and there for backward only.
 enum { SHARED, FOR_BACKWARD, ALWAYS, ROOM };
 enum {
     A_X, A_LN1, A_STATS1, A_QKV, A_ATT, A_Y, A_MID, A_U, A_STATS2, A_FC, A_GELU,
@@ -2207,7 +2207,7 @@ long continue_text(const Model *m, const int *tokens, size_t count, long n, doub
 void print_sample(const Model *m, const Tokens *file, long seed) {
     int prompt[9] = {m->tokenizer->size - 1};
     size_t shown = min_size(8, file->count);
-    printf("%9s %.8s: ", "", file->name);
+    printf("          %.8s: ", file->name);
     for (size_t i = 0; i < shown; i++) print_bytes(m->tokenizer, prompt[i + 1] = file->ids[i]);
     printf(" |");
     continue_text(m, prompt, 1 + shown, 40, 0.5, seed, true);
@@ -2454,8 +2454,8 @@ const struct {
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
-// Prints the manual of command c, with the defaults in s; of none: what commands there are.
-void print_help(Settings *s, int c) {
+// Prints the manual of command c, with the values in s; of none: what commands there are.
+void print_help(const Settings *s, int c) {
     if (c < 0) {
         printf("nr 2.0: teach a GPT a new language without forgetting the old\n\n");
         for (int i = 0; i < COMMANDS; i++)

@@ -230,8 +230,9 @@ train() { # trains and evaluates $what $method $lr $seed $options: lines for val
             --threads 1 --csv "$work/$key.16"
         quietly "$work/nr" eval "$@" --data "$out/mixed" --domains mixed --threads 1 \
             --csv "$work/$key.mixed"
-        for window in 16 mixed; do relabelled "$work/$key.$window"; done |
-            sed '1,3s/^/window:16,/; 4s/^/window:mixed,/' >"$work/$key.windows"
+        for window in 16 mixed; do
+            relabelled "$work/$key.$window" | sed "s/^/window:$window,/"
+        done >"$work/$key.windows"
         mv "$work/$key.windows" "$out/$key.windows" ;;
     esac
     rm -rf "${work:?}/$key"
